@@ -1,0 +1,50 @@
+# Two commands do everything: `make run` sets up and opens the page, `make test` sets up and passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check format lint types tests bench clean
+
+run: $(VENV)/.run-ready
+	$(BIN)/python app.py
+
+test: $(VENV)/.test-ready
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test-ready format lint types tests
+
+format:
+	$(BIN)/ruff format --check .
+
+lint:
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/mypy
+
+tests:
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test-ready
+	$(BIN)/python -m benchmarks.render_speed
+	$(BIN)/python -m benchmarks.render_memory
+	$(BIN)/python -m benchmarks.harmonize_quality
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The matting library compiles itself at its first use, for over a minute; `warm-up` pays that here, once.
+$(VENV)/.run-ready: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pipeline warm-up
+	@touch $@
+
+$(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pipeline warm-up
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
