@@ -1,0 +1,223 @@
+"""The composite engine: cut-outs laid over the footage at full resolution, deterministic, on the CPU.
+
+``plan_layers`` measures once what does not change over the clip (pyramids, the footage's light and grain); ``composite_frame`` then
+makes any frame from its plan alone, so that frames are independent and two threads share them. A frame's result depends on the
+request's clip, layers and seed, never on the range that is rendered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .. import masks, media
+from ..engines import Report
+from ..errors import UserError
+from ..motion import LayerMotion, build_layer_motion
+from ..types import Array, BlendSettings, DecodedFrame, Frame, InsertionRequest, Layer, Progress
+from . import blend, shadow
+from .grain import Grain, Noise, build_grain, measure_noise, own_noise
+from .harmonize import SceneLight, estimate_light, object_gains
+from .warp import Patch, ReferencePyramid, Roi, render_patch, render_shutter
+
+SAMPLE_FRAMES = 7
+"""How many frames of the clip are measured for light and noise."""
+WORKERS = 2
+FRAMES_IN_FLIGHT = 4
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LayerPlan:
+    """One layer and all that was measured for it; shared by the threads, never changed."""
+
+    layer: Layer
+    index: int
+    motion: LayerMotion
+    pyramid: ReferencePyramid
+    shadow_step_px: int
+    gains: Array | None
+    grain: Grain | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Footage:
+    """What was measured of the clip, as far as any layer needs it."""
+
+    light: SceneLight | None
+    noise: Noise | None
+
+
+class CompositeEngine:
+    """Satisfies ``engines.Engine``."""
+
+    def run(self, request: InsertionRequest, report: Report, warn: Warn) -> Iterator[Frame]:
+        """Yield every frame of ``request.frame_range`` in order. Raises ``UserError`` for a layer that this engine cannot do."""
+        plans = plan_layers(request, report, warn)
+        start, stop = request.frame_range
+        with closing(
+            _map_in_order(lambda source: composite_frame(plans, source), media.read_frames(request.clip, start, stop))
+        ) as frames:
+            for step, frame in enumerate(frames, start=1):
+                report(Progress("compositing", step, request.num_frames, frame.image))
+                yield frame
+
+
+def plan_layers(request: InsertionRequest, report: Report, warn: Warn) -> tuple[LayerPlan, ...]:
+    """Build motions and pyramids, measure the footage where a layer asks for it, and tell what is worth a warning."""
+    for layer in request.layers:
+        if layer.kind != "insert":
+            raise UserError(f"layer {layer.name!r}: the composite engine can only insert; set its kind to 'insert'.")
+    footage = measure_footage(request, report)
+    plans = []
+    for index, layer in enumerate(request.layers):
+        motion = build_layer_motion(layer)
+        _warn_about(layer, motion, request.frame_range, warn)
+        plans.append(_plan_layer(layer, index, motion, footage, request.sampling.seed))
+    return tuple(plans)
+
+
+def measure_footage(request: InsertionRequest, report: Report) -> Footage:
+    """Light and noise from ``SAMPLE_FRAMES`` frames spread over the whole clip, whatever the range; nothing if no layer asks."""
+    wants_light = any(layer.blend.harmonize > 0 for layer in request.layers)
+    wants_noise = any(layer.blend.grain > 0 for layer in request.layers)
+    if not (wants_light or wants_noise):
+        return Footage(None, None)
+    count = min(SAMPLE_FRAMES, request.clip.num_frames)
+    images = []
+    with closing(media.FrameStore(request.clip, max_bytes=1)) as store:
+        for step in range(count):
+            images.append(store.frame(int((step + 0.5) / count * request.clip.num_frames)).image)
+            report(Progress("measuring the footage", step + 1, count))
+    return Footage(
+        estimate_light(images) if wants_light else None,
+        measure_noise(images[::2]) if wants_noise else None,
+    )
+
+
+def _plan_layer(layer: Layer, index: int, motion: LayerMotion, footage: Footage, seed: int) -> LayerPlan:
+    settings, reference = layer.blend, layer.references[0]
+    size_px = _typical_size_px(motion)
+    gains, grain = None, None
+    if settings.harmonize > 0 and footage.light is not None:
+        gains = object_gains(footage.light, settings.harmonize)
+    if settings.grain > 0 and footage.noise is not None:
+        x0, y0, x1, y1 = reference.tight_box_px()
+        own_sigma = own_noise(reference, size_px / float(np.sqrt((x1 - x0) * (y1 - y0))))
+        grain = build_grain(footage.noise, own_sigma, settings.grain, (seed, index))
+    return LayerPlan(layer, index, motion, ReferencePyramid(reference), shadow.grid_step_px(size_px), gains, grain)
+
+
+def _warn_about(layer: Layer, motion: LayerMotion, frame_range: tuple[int, int], warn: Warn) -> None:
+    if len(layer.references) > 1:
+        warn(f"layer {layer.name!r}: the composite engine uses the first of its {len(layer.references)} references only.")
+    folded = motion.folded_frames(*frame_range)
+    if folded:
+        named = ", ".join(str(frame) for frame in folded[:5]) + (f" and {len(folded) - 5} more" if len(folded) > 5 else "")
+        warn(f"layer {layer.name!r}: the reference folds over itself at frame {named}; move its trajectories further apart.")
+
+
+def composite_frame(plans: tuple[LayerPlan, ...], source: DecodedFrame) -> Frame:
+    """One frame: every layer in order, each on the result of the one before."""
+    height, width = source.image.shape[:2]
+    image = source.image.copy()
+    layer = np.zeros((height, width, 4), np.uint8)
+    picture: Roi = (0, 0, width, height)
+    for plan in plans:
+        cutout = make_cutout(plan, source.frame_index, picture)
+        if cutout is None:
+            continue
+        x0, y0, x1, y1 = cutout.roi
+        window = (slice(y0, y1), slice(x0, x1))
+        rounded = blend.round_layer(_held_out(plan.layer, source.frame_index, cutout))
+        blend.lay_over(rounded, image[window])
+        layer[window] = blend.stack_layers(rounded, layer[window]) if plan.index else rounded
+    return Frame(source.frame_index, image, layer, layer[..., 3] > 0, source)
+
+
+def make_cutout(plan: LayerPlan, frame_index: int, picture: Roi) -> blend.Cutout | None:
+    """What one layer lays over the picture at a frame, before its hold-outs; None when nothing of it is in the picture."""
+    settings = plan.layer.blend
+    if settings.opacity == 0 or not plan.motion.exists(frame_index):
+        return None
+    geometry = _shadow_geometry(plan.motion, frame_index)
+    patch = _shutter_patch(plan, frame_index, _surroundings(settings, geometry, picture))
+    if patch is None:
+        return None
+    cutout: blend.Cutout | None = blend.cutout_from_patch(patch, plan.gains)
+    assert cutout is not None
+    if plan.grain is not None:
+        cutout = blend.Cutout(cutout.roi, plan.grain.add(cutout.rgb, frame_index), cutout.alpha)
+    if settings.feather_px > 0:
+        cutout = blend.feather(cutout, settings.feather_px)
+    thrown = shadow.throw_shadow(cutout, geometry, settings, plan.shadow_step_px, picture) if settings.shadow > 0 else None
+    cutout = blend.over_shadow(cutout, *thrown) if thrown is not None else blend.cut_to(cutout, picture)
+    if cutout is None or settings.opacity == 1:
+        return cutout
+    return blend.Cutout(cutout.roi, cutout.rgb, cutout.alpha * np.float32(settings.opacity))
+
+
+def _surroundings(settings: BlendSettings, geometry: shadow.ShadowGeometry, picture: Roi) -> Roi:
+    """The picture, grown by as much of what lies outside it as matters inside: what throws a shadow, what is feathered in."""
+    margin = blend.feather_reach_px(settings.feather_px)
+    if settings.shadow > 0:
+        margin += shadow.reach_px(geometry, settings) + int(np.ceil(settings.shadow_length * geometry.height))
+    return picture[0] - margin, picture[1] - margin, picture[2] + margin, picture[3] + margin
+
+
+def _shutter_patch(plan: LayerPlan, frame_index: int, within: Roi) -> Patch | None:
+    """The warped cut-out, averaged over the time that the shutter is open."""
+    open_frames = plan.layer.blend.motion_blur
+    if open_frames > 0:
+        return render_shutter(plan.pyramid, plan.motion.warp, frame_index, open_frames, within)
+    return render_patch(plan.pyramid, plan.motion.warp(frame_index), within)
+
+
+def _shadow_geometry(motion: LayerMotion, frame_index: int) -> shadow.ShadowGeometry:
+    return shadow.ShadowGeometry(*(float(value) for value in motion.warped_bounds_px(frame_index)))
+
+
+def _typical_size_px(motion: LayerMotion) -> float:
+    frames = np.unique(np.linspace(0, motion.num_frames - 1, 33).astype(int))
+    return float(np.median([_shadow_geometry(motion, int(frame)).size for frame in frames]))
+
+
+def _held_out(layer: Layer, frame_index: int, cutout: blend.Cutout) -> blend.Cutout:
+    """The cut-out without what stays in front of it."""
+    if not layer.holdouts:
+        return cutout
+    x0, y0, x1, y1 = cutout.roi
+    alpha = cutout.alpha
+    for track in layer.holdouts:
+        alpha = alpha * (1 - masks.mask_alpha(track, frame_index)[y0:y1, x0:x1])
+    return blend.Cutout(cutout.roi, cutout.rgb, alpha)
+
+
+def _one_thread_each() -> None:
+    """Workers share the cores among themselves; OpenCV's own threads would only fight over them."""
+    cv2.setNumThreads(1)
+
+
+def _map_in_order(work: Callable[[DecodedFrame], Frame], sources: Iterator[DecodedFrame]) -> Generator[Frame, None, None]:
+    """``work`` over ``sources`` on a few threads, results in order, a bounded number in flight; closing it releases all."""
+    pending: deque[Future[Frame]] = deque()
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="composite", initializer=_one_thread_each)
+    try:
+        for source in sources:
+            pending.append(pool.submit(work, source))
+            if len(pending) >= FRAMES_IN_FLIGHT:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        close: Callable[[], None] | None = getattr(sources, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,112 @@
+"""The scene's light: known casts are found, neutral scenes are left alone, the object's own colour plays no part."""
+
+from __future__ import annotations
+
+import inspect
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.composite import harmonize
+from pipeline.composite.harmonize import estimate_light, object_gains
+from pipeline.composite.light import decode_light, encode_light
+
+CASTS = {
+    "warm": (1.25, 1.0, 0.7),
+    "very warm": (1.0, 0.75, 0.45),
+    "cool": (0.72, 0.95, 1.2),
+    "green": (0.8, 1.1, 0.8),
+    "magenta": (1.15, 0.8, 1.1),
+    "dusk": (0.5, 0.6, 0.85),
+}
+OBJECTS = np.array([[0.5, 0.5, 0.5], [0.6, 0.1, 0.08], [0.1, 0.35, 0.12], [0.08, 0.12, 0.5], [0.7, 0.55, 0.1]])
+"""Mean linear colours."""
+
+
+def paint_scene(seed: int) -> np.ndarray:
+    """Patches of many colours in uneven light, one colour in the majority, some grey and some nearly white ones."""
+    rng = np.random.default_rng(seed)
+    colors = rng.uniform(0.03, 0.7, (12, 16, 3)) ** 1.5
+    colors[rng.random((12, 16)) < 0.25] = rng.uniform(0.05, 0.6, 3)
+    grey = rng.random((12, 16)) < 0.2
+    colors[grey] = rng.uniform(0.05, 0.8, grey.sum())[:, None] * rng.normal(1, 0.03, (grey.sum(), 3))
+    colors[rng.integers(12), rng.integers(16)] = 0.93
+    scene = cv2.resize(colors, (256, 192), interpolation=cv2.INTER_NEAREST)
+    light = cv2.resize(rng.uniform(0.6, 1.0, (3, 4)), (256, 192), interpolation=cv2.INTER_CUBIC)[..., None]
+    return np.clip(cv2.GaussianBlur(scene * light, (0, 0), 0.8), 0, 1)
+
+
+def to_image(linear: np.ndarray) -> np.ndarray:
+    return np.round(encode_light(np.clip(linear, 0, 1).astype(np.float32))).astype(np.uint8)
+
+
+def to_lab(linear: np.ndarray) -> np.ndarray:
+    """CIE 1976 L*a*b* (D65) of linear sRGB f64[...,3]."""
+    matrix = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+    xyz = np.clip(linear, 0, 1) @ matrix.T / np.array([0.95047, 1.0, 1.08883])
+    root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack([116 * root[..., 1] - 16, 500 * (root[..., 0] - root[..., 1]), 200 * (root[..., 1] - root[..., 2])], axis=-1)
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(to_lab(first) - to_lab(second), axis=-1)
+
+
+def test_known_casts_are_found_and_neutral_scenes_left_alone() -> None:
+    ratios, changes = [], []
+    for seed in range(8):
+        scene = paint_scene(seed)
+        neutral = object_gains(estimate_light([to_image(scene)]), 1.0)
+        changes.append(difference(OBJECTS * neutral, OBJECTS))
+        for cast in CASTS.values():
+            gains = object_gains(estimate_light([to_image(scene * np.array(cast))]), 1.0)
+            ratios.append(difference(OBJECTS * gains, OBJECTS * cast) / difference(OBJECTS, OBJECTS * cast))
+    assert np.size(ratios) >= 200
+    assert np.median(ratios) <= 0.5
+    assert np.mean(np.array(ratios) > 1) <= 0.2
+    assert np.median(changes) < 2
+    assert np.quantile(changes, 0.9) < 5
+
+
+def test_strength() -> None:
+    light = estimate_light([to_image(paint_scene(3) * np.array(CASTS["warm"]))])
+    none, some, most, all_ = (np.log(object_gains(light, strength)) for strength in (0.0, 0.3, 0.7, 1.0))
+    assert not none.any()
+    assert np.allclose(all_, np.log(light.gains), atol=1e-5)
+    assert np.linalg.norm(none) < np.linalg.norm(some) < np.linalg.norm(most) < np.linalg.norm(all_)
+
+
+def test_only_the_footage_is_asked() -> None:
+    assert list(inspect.signature(estimate_light).parameters) == ["images"]
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((40, 60, 3)), np.full((40, 60, 3), 255), np.full((40, 60, 3), 128), np.full((2, 2, 3), 9)]
+)
+def test_scenes_with_nothing_to_see(image: np.ndarray) -> None:
+    gains = object_gains(estimate_light([image.astype(np.uint8)]), 1.0)
+    assert np.isfinite(gains).all()
+    assert np.abs(gains / gains.max() - 1).max() < 0.05
+
+
+def test_a_scene_of_one_colour_is_not_taken_for_a_lamp() -> None:
+    """A lawn with a little neutral sky: green by nature."""
+    rng = np.random.default_rng(0)
+    lawn = np.array([0.08, 0.25, 0.04]) * rng.uniform(0.4, 1.6, (192, 256, 1)) * rng.normal(1, 0.1, (192, 256, 3))
+    lawn[:40] = np.array([0.8, 0.82, 0.85]) * rng.uniform(0.9, 1.1, (40, 256, 1))
+    gains = object_gains(estimate_light([to_image(lawn)]), 1.0)
+    assert difference(OBJECTS * gains, OBJECTS).max() < 5
+
+
+def test_the_frames_are_pooled() -> None:
+    """More frames of the same scene say the same; the answer is one for the clip."""
+    image = to_image(paint_scene(2) * np.array(CASTS["warm"]))
+    one, many = estimate_light([image]), estimate_light([image] * 3)
+    assert np.allclose(one.gains, many.gains, rtol=1e-6)
+    assert isinstance(many, harmonize.SceneLight)
+
+
+def test_light_round_trip() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    assert np.abs(encode_light(decode_light(levels)) - levels).max() < 0.05
