@@ -1,0 +1,313 @@
+"""The command line: the same jobs as on the page, without a browser.
+
+Exit status: 0 done; 2 the input is at fault (one sentence on stderr, nothing left behind); 130 interrupted; 1 anything else.
+Progress goes to stderr. This is one of the two places (with ``app.py``) where engines are chosen and the environment is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from .engines import Engine
+from .errors import UserError
+from .types import Progress
+
+if TYPE_CHECKING:
+    from .render import RenderSummary
+
+DONE, FAILED, INPUT_AT_FAULT, INTERRUPTED = 0, 1, 2, 130
+
+PLAIN_INTERVAL_S = 2.0
+BAR_INTERVAL_S = 0.1
+BAR_CELLS = 28
+
+
+def build_composite(device: str) -> Engine:
+    """The deterministic compositor; it needs no device but the CPU."""
+    if device not in ("auto", "cpu"):
+        raise UserError(f"The composite engine runs on the CPU, not on {device!r}; leave --device out.")
+    from .composite.engine import CompositeEngine
+
+    return CompositeEngine()
+
+
+ENGINES: Mapping[str, Callable[[str], Engine]] = {"composite": build_composite}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    with _stopped_by_signals():
+        try:
+            options = _build_parser().parse_args(arguments)
+            options.command(options)
+        except UserError as error:
+            _say(f"error: {_one_line(str(error))}")
+            return INPUT_AT_FAULT
+        except KeyboardInterrupt:
+            _say("interrupted")
+            return INTERRUPTED
+        except MemoryError:
+            _say("error: there is not enough memory; close other programs or use a smaller clip.")
+            return FAILED
+        except Exception:  # noqa: BLE001 - the last line of defence: whatever is left goes to the log
+            traceback.print_exc()
+            _say("error: something broke that is not the input's fault; the lines above say where.")
+            return FAILED
+        return DONE
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Ctrl-C and a request to terminate stop the work the same way; while that cleans up, further ones are ignored."""
+    watched = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(signal_number: int, frame: object) -> NoReturn:
+        for each in watched:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = [signal.signal(each, interrupt) for each in watched]
+    try:
+        yield
+    finally:
+        for each, handler in zip(watched, before, strict=True):
+            signal.signal(each, handler)
+
+
+class _Parser(argparse.ArgumentParser):
+    """One sentence instead of the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help.")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m pipeline", description="Put an object into a video, moving the way you drew it.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = commands.add_parser("render", help="render a project file", description="Render a project file.")
+    command.set_defaults(command=_render)
+    command.add_argument("project", metavar="PROJECT.json", type=Path, help="the project file; the files it names lie beside it")
+    command.add_argument(
+        "-o", "--output", metavar="OUT", type=Path, required=True, help="the result: .mp4, or .mkv with --lossless"
+    )
+    command.add_argument("--engine", choices=tuple(ENGINES), help="instead of the file's engine")
+    command.add_argument("--device", default="auto", metavar="DEVICE", help="where the engine runs: auto (default) or cpu")
+    command.add_argument("--seed", type=int, help="instead of the file's seed")
+    command.add_argument("--lossless", action="store_true", help="FFV1 in the clip's own pixel format, in .mkv")
+    command.add_argument("--layer-alpha", metavar="OUT.mov", type=Path, help="also write the object alone, ProRes 4444 with alpha")
+    command.add_argument("--report", metavar="OUT.json", type=Path, help="also write what was done, as JSON")
+    command.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
+
+    command = commands.add_parser(
+        "warm-up", help="prepare the first cut-out", description="Compile what automatic cut-outs need; takes a minute, once."
+    )
+    command.set_defaults(command=_warm_up)
+    return parser
+
+
+# -- render -----------------------------------------------------------------------------------------------------------------------
+
+
+def _render(options: argparse.Namespace) -> None:
+    from .cache import ArtifactCache
+    from .preflight import plan_render
+    from .project import build_request, read_project
+    from .render import check_outputs, render
+
+    project = read_project(options.project)
+    changes = {"name": options.engine, "seed": options.seed}
+    project = project.with_engine(**{key: value for key, value in changes.items() if value is not None})
+    root = options.project.absolute().parent
+    request, warnings = build_request(project, root, cache=ArtifactCache(cache_folder()), allow_absolute=True)
+
+    engine = ENGINES[project.engine.name](options.device)
+    keep = (options.project, *project.source_paths(root, allow_absolute=True))
+    check_outputs(request.clip, options.output, options.lossless, options.layer_alpha, keep)
+    if options.report is not None:
+        _check_report(options.report, keep)
+    plan = plan_render(request, options.output, lossless=options.lossless, layer_alpha_path=options.layer_alpha)
+    _say(plan.describe())
+
+    kept = project.for_result(root, allow_absolute=True, clip_sha256=request.clip.sha256)
+    metadata = kept.to_metadata()
+    if not metadata:
+        warnings.append("The project is too large to travel inside the result; keep the project file.")
+    summary = _show_progress(
+        render(
+            request,
+            engine,
+            options.output,
+            lossless=options.lossless,
+            layer_alpha_path=options.layer_alpha,
+            metadata=metadata,
+            keep=keep,
+        )
+    )
+    document = summary.to_document()
+    document["warnings"] = list(dict.fromkeys((*warnings, *summary.warnings)))
+    if options.report is not None:
+        layer_name = None if options.layer_alpha is None else str(options.layer_alpha)
+        settings = {"lossless": options.lossless, "layer_alpha": layer_name, "project": kept.to_document()}
+        _write_whole(options.report, {**document, **settings})
+    for warning in document["warnings"]:
+        _say(f"note: {warning}")
+    _say(f"{options.output.name}: {summary.frames} frames in {summary.seconds:.1f} s")
+    if options.json:
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+
+def _check_report(path: Path, keep: Sequence[Path]) -> None:
+    """A report that cannot be written is said before the work, not after it."""
+    from .render import check_replaceable
+
+    if path.suffix.lower() != ".json":
+        raise UserError(f"The report must end in .json, and {path.name!r} does not; rename it.")
+    check_replaceable(path, keep)
+    with _unfinished(path):
+        pass
+
+
+def _write_whole(path: Path, document: Mapping[str, object]) -> None:
+    with _unfinished(path) as unfinished:
+        unfinished.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+@contextlib.contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """A hidden neighbour of ``path`` to write into; gone afterwards, unless it was given its name."""
+    unfinished = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(6)}.part")
+    try:
+        unfinished.touch(exist_ok=False)
+        yield unfinished
+    except OSError as error:
+        raise UserError(f"{path.name!r} cannot be written: {os.strerror(error.errno or 0)}; choose another place.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Where the command line keeps what it can always make again: the platform's folder for that."""
+    name = "open-videoanydoor"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / name / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / name
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(folder) if os.path.isabs(folder) else Path.home() / ".cache") / name
+
+
+# -- warm-up ----------------------------------------------------------------------------------------------------------------------
+
+
+def _warm_up(options: argparse.Namespace) -> None:
+    from .matting import warm_up
+
+    _say("preparing automatic cut-outs; the first time this takes a minute or two …")
+    started_s = time.monotonic()
+    warm_up()
+    _say(f"ready after {time.monotonic() - started_s:.1f} s")
+
+
+# -- what the person sees ---------------------------------------------------------------------------------------------------------
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _show_progress(work: Generator[Progress, None, RenderSummary]) -> RenderSummary:
+    """Run a render to its end, showing where it is on stderr: a bar on a terminal, plain lines otherwise."""
+    is_terminal = sys.stderr.isatty()
+    show = _Bar() if is_terminal else _Lines()
+    with contextlib.closing(work):
+        try:
+            while True:
+                show.update(next(work))
+        except StopIteration as end:
+            return end.value
+        finally:
+            show.close()
+
+
+class _Lines:
+    """A line when the stage changes, and every two seconds."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._shown_s = 0.0
+        self._clock = _Clock()
+
+    def update(self, progress: Progress) -> None:
+        now_s = time.monotonic()
+        if progress.stage == self._stage and now_s - self._shown_s < PLAIN_INTERVAL_S:
+            return
+        self._shown_s, self._stage = now_s, progress.stage
+        _say(_describe(progress, self._clock.left_s(progress)))
+
+    def close(self) -> None:
+        """Nothing to tidy up."""
+
+
+class _Bar:
+    """One line that redraws itself."""
+
+    def __init__(self) -> None:
+        self._shown_s = 0.0
+        self._clock = _Clock()
+
+    def update(self, progress: Progress) -> None:
+        now_s = time.monotonic()
+        if now_s - self._shown_s < BAR_INTERVAL_S and progress.step < progress.num_steps:
+            return
+        self._shown_s = now_s
+        filled = round(BAR_CELLS * progress.step / max(progress.num_steps, 1))
+        bar = "█" * filled + "░" * (BAR_CELLS - filled)
+        sys.stderr.write(f"\r{bar} {_describe(progress, self._clock.left_s(progress))}\x1b[K")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+class _Clock:
+    """Time that is left in a stage, from its pace so far."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._started_s = 0.0
+        self._first_step = 0
+
+    def left_s(self, progress: Progress) -> float | None:
+        """Seconds, or None while nothing can be said."""
+        if progress.stage != self._stage:
+            self._stage, self._started_s, self._first_step = progress.stage, time.monotonic(), progress.step
+        steps = progress.step - self._first_step
+        if steps < 1:
+            return None
+        return (time.monotonic() - self._started_s) / steps * (progress.num_steps - progress.step)
+
+
+def _describe(progress: Progress, left_s: float | None) -> str:
+    ending = "" if left_s is None else f", {int(left_s) // 60}:{int(left_s) % 60:02d} left"
+    return f"{progress.stage} {progress.step} of {progress.num_steps}{ending}"
