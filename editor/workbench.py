@@ -1,0 +1,147 @@
+"""What the page derives from a document: opened clips, cut-outs, motion. All of it can be rebuilt, so all of it is bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pipeline.errors import UserError
+from pipeline.types import BoxSequence, Clip, Reference, TrajectorySet
+
+if TYPE_CHECKING:
+    from pipeline.cache import ArtifactCache
+    from pipeline.media import FrameStore, MediaLimits
+    from pipeline.motion import LayerMotion
+    from pipeline.project import LayerSpec, Project
+
+Value = TypeVar("Value")
+
+MAX_OPEN_CLIPS = 8
+FRAME_STORE_BYTES = 96 * 2**20
+MAX_CUTOUTS = 16
+
+
+class Shelf(Generic[Value]):
+    """At most ``capacity`` values by key, the longest unused dropped first. Thread-safe; a value is made once."""
+
+    def __init__(self, capacity: int, drop: Callable[[Value], object] = lambda value: None) -> None:
+        self._capacity, self._drop = capacity, drop
+        self._guard = threading.Lock()
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def fetch(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value under ``key``, made now if it is not there."""
+        with self._guard:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        made = make()
+        with self._guard:
+            kept = self._values.setdefault(key, made)
+            surplus = [self._values.popitem(last=False)[1] for _ in range(len(self._values) - self._capacity)]
+        for value in (*surplus, *(() if kept is made else (made,))):
+            self._drop(value)
+        return kept
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OpenClip:
+    """A checked clip and its frames at random access."""
+
+    clip: Clip
+    frames: FrameStore
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LiveLayer:
+    """One layer as it can be drawn while it is being made. ``motion`` needs a reference, the others only keys."""
+
+    boxes: BoxSequence | None = None
+    trajectories: TrajectorySet | None = None
+    reference: Reference | None = None
+    motion: LayerMotion | None = None
+    opacity: float = 1.0
+
+
+class Workbench:
+    """Opens what documents name, for all visitors of this process. ``limits`` bounds clips, ``artifacts`` keeps cut-outs."""
+
+    def __init__(self, limits: MediaLimits, artifacts: ArtifactCache) -> None:
+        self.limits, self.artifacts = limits, artifacts
+        self._clips: Shelf[OpenClip] = Shelf(MAX_OPEN_CLIPS, lambda opened: opened.frames.close())
+        self._cutouts: Shelf[Reference] = Shelf(MAX_CUTOUTS)
+
+    def open_clip(self, path: Path) -> OpenClip:
+        """The clip in a file. Raises ``UserError`` when it is no clip that can be used."""
+        return self._clips.fetch(_identity(path), lambda: self._read_clip(path))
+
+    def cut_out(self, path: Path, mask_path: Path | None = None, grow_px: float = 0) -> Reference:
+        """The thing in a picture, without named points; ``mask_path`` is its mask, grown by ``grow_px``. Raises ``UserError``."""
+        key = _identity(path), None if mask_path is None else _identity(mask_path), grow_px
+        return self._cutouts.fetch(key, lambda: self._cut_out(path, mask_path, grow_px))
+
+    def live_layers(self, project: Project, folder: Path, clip: Clip) -> list[LiveLayer]:
+        """Every layer, as far as it can be drawn (a hidden one not at all). Raises ``UserError`` where the document is at fault."""
+        is_drawn = [not spec.hidden and spec.kind == "insert" for spec in project.layers]
+        return [
+            self._live_layer(spec, folder, clip) if drawn else LiveLayer()
+            for spec, drawn in zip(project.layers, is_drawn, strict=True)
+        ]
+
+    def _read_clip(self, path: Path) -> OpenClip:
+        from pipeline.media import FrameStore, probe_clip
+
+        clip = probe_clip(path, self.limits)
+        return OpenClip(clip, FrameStore(clip, max_bytes=FRAME_STORE_BYTES))
+
+    def _cut_out(self, path: Path, mask_path: Path | None, grow_px: float) -> Reference:
+        from pipeline.images import read_image
+        from pipeline.masks import grow_mask, image_mask
+        from pipeline.matting import cut_out
+
+        image = read_image(path)
+        mask = None if mask_path is None else grow_mask(image_mask(mask_path, image.rgb.shape[:2]), grow_px)
+        rgb, alpha, note = cut_out(image.rgb, image.alpha, mask=mask, cache=self.artifacts)
+        return Reference(rgb, alpha, {}, note)
+
+    def _live_layer(self, spec: LayerSpec, folder: Path, clip: Clip) -> LiveLayer:
+        from pipeline.motion import BoxKey, LayerMotion, TrajectoryKeys, build_box_sequence, build_trajectory_set
+
+        boxes = None
+        if spec.boxes:
+            keys = {
+                frame: BoxKey(each.box, float(each.rotation_deg), each.ease, each.enter, each.leave)
+                for frame, each in spec.boxes.items()
+                if frame < clip.num_frames
+            }
+            boxes = build_box_sequence(keys, clip.hw, clip.num_frames) if keys else None
+        if not spec.references:
+            return LiveLayer(boxes)
+        reference = self._reference(spec, folder)
+        moved = [TrajectoryKeys(each.point, each.keys, each.ease, each.visible) for each in spec.trajectories]
+        known = [each for each in moved if each.point in reference.points_px and max(each.keys) < clip.num_frames]
+        trajectories = build_trajectory_set(known, reference.points_px, clip.hw, clip.num_frames) if known else None
+        if boxes is None and len(known) < 2:
+            return LiveLayer(None, trajectories, reference)
+        motion = LayerMotion(reference, boxes, trajectories, spec.fit, spec.anchor, spec.deform)
+        return LiveLayer(boxes, trajectories, reference, motion, float(spec.blend.opacity))
+
+    def _reference(self, spec: LayerSpec, folder: Path) -> Reference:
+        first = spec.references[0]
+        mask_path = None if first.mask is None or first.mask.path is None else folder / first.mask.path
+        plain = self.cut_out(folder / first.path, mask_path, 0 if first.mask is None else float(first.mask.grow_px))
+        height, width = plain.hw
+        return replace(plain, points_px={name: (x * width, y * height) for name, (x, y) in first.points.items()})
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """A file as it is now: a new one under the same name is another."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path.name} is missing; add it together with the project.") from None
+    return str(path), state.st_mtime_ns, state.st_size

@@ -1,0 +1,222 @@
+"""app.py as a whole: its arguments, the public API through a real client, and a start as on a Hugging Face Space."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import app
+from pipeline.media import probe_clip
+from tests.serving import ROOT, serving
+from tests.tiny import make_clip
+
+EXAMPLE = ROOT / "assets" / "examples" / "crossing.json"
+NUM_FRAMES = 8
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("material")
+    make_clip(folder / "street.mp4", num_frames=NUM_FRAMES, hw=(48, 80), audio=["aac"])
+    rgba = np.zeros((30, 30, 4), np.uint8)
+    rgba[5:25, 5:25] = (20, 60, 220, 255)
+    Image.fromarray(rgba, "RGBA").save(folder / "tile.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def document():
+    boxes = {"0": {"box": [0.1, 0.2, 0.3, 0.6]}, "7": {"box": [0.6, 0.2, 0.8, 0.6]}}
+    layer = {"name": "tile", "kind": "insert", "references": [{"path": "tile.png"}], "boxes": boxes}
+    return {"version": 1, "clip": {"path": "street.mp4"}, "layers": [layer]}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, "--workdir", str(folder / "work"), "--max-upload-mb", "3", "--max-frames", "200") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    return Client(server.url, download_files=str(tmp_path_factory.mktemp("downloads")), verbose=False)
+
+
+def files_of(folder: Path, *names: str):
+    return [handle_file(str(folder / name)) for name in names]
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_persons_machine_and_a_space_get_different_defaults():
+    here = app.parse_arguments([], {})
+    assert (here.host, here.port, here.workdir, here.auth) == ("127.0.0.1", 7860, ROOT / "workdir", None)
+    there = app.parse_arguments([], {"SPACE_ID": "someone/space"})
+    assert there.host == "0.0.0.0" and not there.workdir.is_relative_to(ROOT)
+    shutil.rmtree(there.workdir)
+
+
+def test_flags_are_read():
+    flags = [
+        "--host",
+        "::1",
+        "--port",
+        "0",
+        "--workdir",
+        "/tmp/x",
+        "--auth",
+        "me:a:b",
+        "--queue-size",
+        "3",
+        "--time-to-live-s",
+        "60",
+    ]
+    got = app.parse_arguments(flags, {})
+    assert (got.host, got.port, got.workdir, got.auth) == ("::1", 0, Path("/tmp/x").resolve(), ("me", "a:b"))
+    assert (got.queue_size, got.time_to_live_s) == (3, 60)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--port", "x"], ["--port", "99999"], ["--auth", "nocolon"], ["--max-frames", "0"], ["--device", "cuda"]]
+)
+def test_wrong_flags_end_with_2(flags):
+    with pytest.raises(SystemExit) as caught:
+        app.parse_arguments(flags, {})
+    assert caught.value.code == 2
+
+
+# -- the API ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_only_render_and_preview_are_public(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/render", "/preview"}
+
+
+def test_render_through_the_client(client, material, document):
+    video, report = client.predict(json.dumps(document), files_of(material, "street.mp4", "tile.png"), api_name="/render")
+    clip = probe_clip(Path(video))
+    assert (clip.num_frames, clip.hw, len(clip.audio_streams)) == (NUM_FRAMES, (48, 80), 1)
+    assert report["frames"] == NUM_FRAMES and report["engine"] == "composite" and report["warnings"] == []
+
+
+def test_preview_through_the_client(client, material, document):
+    picture = client.predict(json.dumps(document), files_of(material, "street.mp4", "tile.png"), api_name="/preview")
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    assert pixels.shape == (48, 80, 3)
+    assert (pixels[..., 2] - pixels[..., 0] > 100)[14:24, 35:48].mean() > 0.5
+
+
+def test_the_readmes_snippet_runs(server, monkeypatch):
+    readme = (ROOT / "README.md").read_text()
+    [snippet] = re.findall(r"```python\n(.*?)```", readme.split("## API")[1].split("\n## ")[0], re.S)
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(snippet.replace("http://127.0.0.1:7860", server.url), names)
+    assert probe_clip(Path(names["video"])).num_frames == names["report"]["frames"] == 120
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"clip": {"path": "/etc/passwd"}}, "without folders"),
+        ({"clip": {"path": "../street.mp4"}}, "without folders"),
+        ({"clip": {"path": "other.mp4"}}, "choose that file"),
+        ({"color": "red"}, "color"),
+    ],
+)
+def test_a_project_at_fault_gets_one_sentence(client, material, document, change, sentence):
+    with pytest.raises(AppError, match=sentence) as caught:
+        client.predict(json.dumps({**document, **change}), files_of(material, "street.mp4", "tile.png"), api_name="/render")
+    assert "Traceback" not in str(caught.value) and str(ROOT) not in str(caught.value)
+
+
+def test_files_of_the_server_cannot_be_sent_instead_of_uploads(server, document):
+    """A client that speaks HTTP by itself and names a path on the server."""
+    forged = {"path": str(EXAMPLE.with_suffix(".mp4")), "meta": {"_type": "gradio.FileData"}}
+    call = httpx.post(f"{server.url}/gradio_api/call/render", json={"data": [json.dumps(document), [forged]]})
+    event = call.json()["event_id"]
+    answer = httpx.get(f"{server.url}/gradio_api/call/render/{event}", timeout=30).text
+    assert "event: error" in answer and "gradio_api/file" not in answer
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "app.py"), "visitors", "http://127.0.0.1/"])
+def test_nothing_but_published_files_is_served(server, path):
+    path = str(server.log_path.parent / "work" / "visitors") if path == "visitors" else path
+    if Path(path).name == "visitors":
+        token = next(Path(path).iterdir(), None)
+        path = str((token or Path(path) / "x") / "session.json")
+    assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_a_file_above_the_limit_is_refused(server):
+    answer = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("big.mp4", b"0" * 3_300_000)}, timeout=30)
+    assert answer.status_code == 413
+
+
+def test_two_renders_of_the_same_names_do_not_mix(client, material, document, tmp_path):
+    make_clip(tmp_path / "street.mp4", num_frames=5, hw=(48, 80))
+    shutil.copy(material / "tile.png", tmp_path / "tile.png")
+    shorter = {**document, "layers": [{**document["layers"][0], "boxes": {"0": {"box": [0.1, 0.2, 0.3, 0.6]}}}]}
+    jobs = [
+        client.submit(json.dumps(document), files_of(material, "street.mp4", "tile.png"), api_name="/render"),
+        client.submit(json.dumps(shorter), files_of(tmp_path, "street.mp4", "tile.png"), api_name="/render"),
+    ]
+    assert [probe_clip(Path(job.result(timeout=60)[0])).num_frames for job in jobs] == [NUM_FRAMES, 5]
+
+
+# -- on a Space -------------------------------------------------------------------------------------------------------------------
+
+
+def test_it_starts_as_on_a_space_and_runs_the_example(tmp_path):
+    """SPACE_ID set, no GPU, a tree that must not be written to, a ``spaces`` package that is there but not needed."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("app.py", "editor", "pipeline", "assets"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tree / name)
+    stubs, scratch = tmp_path / "stubs", tmp_path / "scratch"
+    stubs.mkdir()
+    scratch.mkdir()
+    (stubs / "spaces.py").write_text("def GPU(function=None, **options):\n    return function or (lambda inner: inner)\n")
+    before = sorted(tree.rglob("*"))
+    for path in [tree, *before]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    environ = {
+        "SPACE_ID": "someone/open-videoanydoor",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(stubs),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TMPDIR": str(scratch),
+        "HF_HUB_OFFLINE": "1",
+    }
+    document = json.loads(EXAMPLE.read_text())
+    document["range"] = [52, 60]
+    names = [document["clip"]["path"], document["layers"][0]["references"][0]["path"]]
+    try:
+        with serving(tmp_path, tree=tree, environ=environ) as server:
+            assert "0.0.0.0" in server.log, "a Space must be reachable from outside its container"
+            client = Client(server.url, download_files=str(tmp_path / "downloads"), verbose=False)
+            video, report = client.predict(json.dumps(document), files_of(EXAMPLE.parent, *names), api_name="/render")
+            assert probe_clip(Path(video)).num_frames == 8 and report["frames"] == 8
+        assert sorted(tree.rglob("*")) == before, "nothing may be written next to the program"
+    finally:
+        for path in [tree, *before]:
+            os.chmod(path, 0o755)
+
+
+def test_the_page_opens_soon(server):
+    assert server.started_s < 30, "ten seconds on a quiet machine; tests run on busy ones"
+    assert "Open VideoAnydoor" in httpx.get(server.url).text
