@@ -22,9 +22,13 @@ MAX_FILES = 16
 
 def check_number(value: object, what: str) -> float:
     """A finite number, or ``UserError``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise UserError(f"{what} must be a number.")
-    return float(value)
+    return number
 
 
 def check_frame(value: object, num_frames: int) -> int:

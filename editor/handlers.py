@@ -386,9 +386,9 @@ class Page:
                 if now - shown < PROGRESS_PERIOD_S:
                     continue
                 shown, picture = now, None
-                if progress.preview is not None and now - pictured >= PREVIEW_PERIOD_S:
-                    pictured = now
-                    picture = scale_to(progress.preview, stage.view_hw(progress.preview.shape[:2]))
+                seen = progress.picture() if now - pictured >= PREVIEW_PERIOD_S else None
+                if seen is not None:
+                    pictured, picture = now, scale_to(seen, stage.view_hw(seen.shape[:2]))
                 yield RunView(True, describe_progress(progress, now - started), share_of(progress), picture)
 
     def _render(

@@ -25,6 +25,9 @@ MAX_UNDO = 200
 MAX_DOCUMENT_CHARS = 2_000_000
 """Longest project file that is opened or restored."""
 
+MAX_UNDO_CHARS = 10_000_000
+"""How long all earlier documents may be together; they are read and written with every edit."""
+
 PATH_POINT = "path"
 """Name of the reference's point that the page's path moves."""
 
@@ -344,7 +347,16 @@ def _changed(session: EditSession, change: Callable[[Document], object]) -> Edit
 def _moved_to(session: EditSession, text: str) -> EditSession:
     if text == session.text:
         return drop_corner(session)
-    return EditSession(text, (*session.past, session.text)[-MAX_UNDO:])
+    return EditSession(text, _newest((*session.past, session.text)))
+
+
+def _newest(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The last of ``texts``, as many as the history may hold, at least one."""
+    num_chars, first = len(texts[-1]), len(texts) - 1
+    while first > max(0, len(texts) - MAX_UNDO) and num_chars + len(texts[first - 1]) <= MAX_UNDO_CHARS:
+        first -= 1
+        num_chars += len(texts[first])
+    return texts[first:]
 
 
 def _first_trajectory(layer: Mapping[str, Any]) -> Document | None:

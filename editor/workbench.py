@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -23,13 +24,23 @@ Value = TypeVar("Value")
 MAX_OPEN_CLIPS = 8
 FRAME_STORE_BYTES = 96 * 2**20
 MAX_CUTOUTS = 16
+CUTOUT_BYTES = 768 * 2**20
+"""What all kept cut-outs may weigh together; one of the largest picture that is read weighs 350 MB."""
 
 
 class Shelf(Generic[Value]):
-    """At most ``capacity`` values by key, the longest unused dropped first. Thread-safe; a value is made once."""
+    """At most ``capacity`` values by key that weigh at most ``max_bytes`` together (the newest is always kept), the longest unused
+    dropped first. Thread-safe; ``weigh`` tells a value's bytes."""
 
-    def __init__(self, capacity: int, drop: Callable[[Value], object] = lambda value: None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        drop: Callable[[Value], object] = lambda value: None,
+        max_bytes: float = math.inf,
+        weigh: Callable[[Value], int] = lambda value: 0,
+    ) -> None:
         self._capacity, self._drop = capacity, drop
+        self._max_bytes, self._weigh = max_bytes, weigh
         self._guard = threading.Lock()
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
@@ -42,10 +53,19 @@ class Shelf(Generic[Value]):
         made = make()
         with self._guard:
             kept = self._values.setdefault(key, made)
-            surplus = [self._values.popitem(last=False)[1] for _ in range(len(self._values) - self._capacity)]
+            surplus = self._pop_surplus()
         for value in (*surplus, *(() if kept is made else (made,))):
             self._drop(value)
         return kept
+
+    def _pop_surplus(self) -> list[Value]:
+        """Take out what is too much, the longest unused first; the guard is held."""
+        num_bytes, surplus = sum(map(self._weigh, self._values.values())), []
+        while len(self._values) > 1 and (len(self._values) > self._capacity or num_bytes > self._max_bytes):
+            value = self._values.popitem(last=False)[1]
+            num_bytes -= self._weigh(value)
+            surplus.append(value)
+        return surplus
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,7 +93,8 @@ class Workbench:
     def __init__(self, limits: MediaLimits, artifacts: ArtifactCache) -> None:
         self.limits, self.artifacts = limits, artifacts
         self._clips: Shelf[OpenClip] = Shelf(MAX_OPEN_CLIPS, lambda opened: opened.frames.close())
-        self._cutouts: Shelf[Reference] = Shelf(MAX_CUTOUTS)
+        self._cutouts: Shelf[Reference] = Shelf(MAX_CUTOUTS, max_bytes=CUTOUT_BYTES, weigh=_measure_cutout)
+        self._cutting = threading.Lock()
 
     def open_clip(self, path: Path) -> OpenClip:
         """The clip in a file. Raises ``UserError`` when it is no clip that can be used."""
@@ -103,9 +124,10 @@ class Workbench:
         from pipeline.masks import grow_mask, image_mask
         from pipeline.matting import cut_out
 
-        image = read_image(path)
-        mask = None if mask_path is None else grow_mask(image_mask(mask_path, image.rgb.shape[:2]), grow_px)
-        rgb, alpha, note = cut_out(image.rgb, image.alpha, mask=mask, cache=self.artifacts)
+        with self._cutting:  # a large picture takes gigabytes for a moment: never two at once, whoever asks
+            image = read_image(path)
+            mask = None if mask_path is None else grow_mask(image_mask(mask_path, image.rgb.shape[:2]), grow_px)
+            rgb, alpha, note = cut_out(image.rgb, image.alpha, mask=mask, cache=self.artifacts)
         return Reference(rgb, alpha, {}, note)
 
     def _live_layer(self, spec: LayerSpec, folder: Path, clip: Clip) -> LiveLayer:
@@ -136,6 +158,10 @@ class Workbench:
         plain = self.cut_out(folder / first.path, mask_path, 0 if first.mask is None else float(first.mask.grow_px))
         height, width = plain.hw
         return replace(plain, points_px={name: (x * width, y * height) for name, (x, y) in first.points.items()})
+
+
+def _measure_cutout(reference: Reference) -> int:
+    return reference.image.nbytes + reference.alpha.nbytes
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

@@ -34,7 +34,7 @@ Ease = Literal["linear", "smooth", "hold"]
 FADE_FRAMES = 8
 """Over how many frames a point's offset fades once it is no longer visible."""
 
-MESH_CELLS = 20
+MESH_CELLS = 32
 """Cells of the mesh along the reference's longer side."""
 
 _NEGLIGIBLE_PX = 0.01
@@ -406,10 +406,10 @@ class LayerMotion:
         rows = np.flatnonzero(solid.any(axis=1))
         first = solid[rows].argmax(axis=1)
         last = solid.shape[1] - solid[rows][:, ::-1].argmax(axis=1)
-        corners = np.concatenate([np.stack([x, rows + dy], axis=1) for x in (first, last) for dy in (0, 1)]).astype(np.float64)
-        from scipy.spatial import ConvexHull
+        corners = np.concatenate([np.stack([x, rows + dy], axis=1) for x in (first, last) for dy in (0, 1)])
+        import cv2
 
-        hull = corners[ConvexHull(corners).vertices]
+        hull = cv2.convexHull(corners.astype(np.float32))[:, 0].astype(np.float64)
         between = [hull * (1 - share) + np.roll(hull, -1, axis=0) * share for share in (0.0, 0.25, 0.5, 0.75)]
         return np.concatenate(between)
 

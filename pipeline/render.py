@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ class _Job:
         """What the engine calls: passes progress on, with a small preview now and then. Raises ``Cancelled`` once stopped."""
         self._check_stopped()
         self._has_reported = True
-        self.reports.put(dataclasses.replace(progress, preview=self._thin_out(progress.preview)))
+        self.reports.put(dataclasses.replace(progress, preview=self._thin_out(progress)))
 
     def _render(self) -> RenderSummary:
         started_s = time.monotonic()
@@ -178,7 +179,7 @@ class _Job:
                 for writer in writers:
                     writer.write(frame)
                 if not self._has_reported:
-                    self.report(Progress("rendering", step, total, frame.image))
+                    self.report(Progress("rendering", step, total, partial(getattr, frame, "image")))
                 self._has_reported = False
                 self._check_stopped()
         self.report(Progress("finishing", total, total))
@@ -187,12 +188,13 @@ class _Job:
         if self.is_stopped.is_set():
             raise Cancelled
 
-    def _thin_out(self, preview: Array | None) -> Array | None:
+    def _thin_out(self, progress: Progress) -> Array | None:
         now_s = time.monotonic()
-        if preview is None or now_s < self._next_preview_s or self.reports.qsize() >= _MAX_WAITING:
+        if progress.preview is None or now_s < self._next_preview_s or self.reports.qsize() >= _MAX_WAITING:
             return None
         self._next_preview_s = now_s + PREVIEW_INTERVAL_S
-        return _small(preview)
+        picture = progress.picture()
+        return None if picture is None else _small(picture)
 
 
 def _small(picture: Array) -> Array:

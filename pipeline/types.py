@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -313,38 +313,75 @@ def _feed(sha: Any, value: object) -> None:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DecodedFrame:
-    """One frame of a clip as ``media`` decodes it: upright ``image`` u8[H,W,3], and the upright planes it came from.
+    """One upright frame of a clip as ``media`` decodes it: its own samples, and RGB of as much of it as is asked for.
 
     ``planes`` are the source's own samples (u8 or u16, one array per plane, chroma at its own size), so that whatever is not
-    touched can be written back exactly. ``pts`` is in units of the clip's ``time_base``.
+    touched can be written back exactly. ``pts`` is in units of the clip's ``time_base``. ``to_rgb(x0, y0, x1, y1)`` converts a
+    region, half-open and inside the picture, to u8[h,w,3].
     """
 
     frame_index: int
     pts: int
-    image: Array
+    hw: tuple[int, int]
     planes: tuple[Array, ...]
+    to_rgb: Callable[[int, int, int, int], Array]
+
+    @property
+    def image(self) -> Array:
+        """The whole picture u8[H,W,3]; converted anew at every call."""
+        return self.to_rgb(0, 0, self.hw[1], self.hw[0])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
-    """One frame that an engine yields.
+    """One frame that an engine yields: what differs from the source, within one region.
 
-    ``image`` u8[H,W,3] is the upright result, ``layer`` u8[H,W,4] what was laid over the source (straight alpha; over the source
-    it reproduces ``image``), ``touched`` bool[H,W] is true wherever a pixel may differ from the source.
+    The region's top left pixel is (``x0``, ``y0``). ``patch`` u8[h,w,3] is the upright result there, ``layer_patch`` u8[h,w,4] what
+    was laid over the source (straight alpha; over the source it reproduces the patch), ``touched_patch`` bool[h,w] is true
+    wherever a pixel may differ. Outside the region nothing does; ``image``, ``layer`` and ``touched`` are the whole pictures.
     """
 
     frame_index: int
-    image: Array
-    layer: Array
-    touched: Array
+    patch: Array
+    layer_patch: Array
+    touched_patch: Array
     source: DecodedFrame
+    x0: int = 0
+    y0: int = 0
+
+    def _placed(self, patch: Array, under: Array) -> Array:
+        if patch.shape == under.shape:
+            return patch
+        under[self.y0 : self.y0 + patch.shape[0], self.x0 : self.x0 + patch.shape[1]] = patch
+        return under
+
+    @property
+    def image(self) -> Array:
+        """The whole upright result u8[H,W,3]."""
+        is_whole = self.patch.shape[:2] == self.source.hw
+        return self.patch if is_whole else self._placed(self.patch, self.source.image)
+
+    @property
+    def layer(self) -> Array:
+        """The whole layer u8[H,W,4], straight alpha."""
+        return self._placed(self.layer_patch, np.zeros((*self.source.hw, 4), np.uint8))
+
+    @property
+    def touched(self) -> Array:
+        """Where the whole picture may differ from the source, bool[H,W]."""
+        return self._placed(self.touched_patch, np.zeros(self.source.hw, np.bool_))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Progress:
-    """What ``report`` is told at least once per step or frame: stage, step x of y, perhaps a picture u8[H,W,3]."""
+    """What ``report`` is told at least once per step or frame: stage, step x of y, perhaps a picture u8[H,W,3] or what makes it,
+    called only if somebody looks."""
 
     stage: str
     step: int
     num_steps: int
-    preview: Array | None = None
+    preview: Array | Callable[[], Array] | None = None
+
+    def picture(self) -> Array | None:
+        """The preview u8[H,W,3], made now if it has to be."""
+        return self.preview() if callable(self.preview) else self.preview

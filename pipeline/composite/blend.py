@@ -83,17 +83,21 @@ def over_shadow(cutout: Cutout, shadow: Array, roi: Roi) -> Cutout:
 
 def round_layer(cutout: Cutout) -> Array:
     """Straight RGBA u8[h,w,4]; black where it is transparent."""
-    layer = np.empty((*cutout.alpha.shape, 4), np.uint8)
-    layer[..., 3] = cutout.alpha * 255 + np.float32(0.5)
-    layer[..., :3] = np.clip(cutout.rgb + np.float32(0.5), 0, 255)
-    layer[layer[..., 3] == 0] = 0
+    alpha = cv2.convertScaleAbs(cutout.alpha, alpha=255.0)
+    rgb = cv2.convertScaleAbs(cutout.rgb)
+    layer = np.empty((*alpha.shape, 4), np.uint8)
+    cv2.mixChannels([cv2.bitwise_and(rgb, rgb, mask=alpha), alpha], [layer], [0, 0, 1, 1, 2, 2, 3, 3])
     return layer
 
 
 def lay_over(layer: Array, image: Array) -> None:
-    """Lay a straight RGBA u8[h,w,4] over ``image`` u8[h,w,3], in place; exact where alpha is 0 or 255."""
+    """Lay a straight RGBA u8[h,w,4] over ``image`` u8[h,w,3], in place: the exact value rounded to nearest."""
     alpha = layer[..., 3:].astype(np.uint16)
-    image[...] = (image * (255 - alpha) + layer[..., :3] * alpha + 127) // 255
+    total = image * (255 - alpha)
+    total += layer[..., :3] * alpha
+    total += 128
+    total += total >> 8  # with the shift below, division by 255 rounded to nearest, exact for all products of two bytes
+    image[...] = total >> 8
 
 
 def stack_layers(upper: Array, lower: Array) -> Array:

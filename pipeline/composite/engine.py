@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -66,7 +67,7 @@ class CompositeEngine:
             _map_in_order(lambda source: composite_frame(plans, source), media.read_frames(request.clip, start, stop))
         ) as frames:
             for step, frame in enumerate(frames, start=1):
-                report(Progress("compositing", step, request.num_frames, frame.image))
+                report(Progress("compositing", step, request.num_frames, partial(getattr, frame, "image")))
                 yield frame
 
 
@@ -104,7 +105,7 @@ def measure_footage(request: InsertionRequest, report: Report) -> Footage:
 
 def _plan_layer(layer: Layer, index: int, motion: LayerMotion, footage: Footage, seed: int) -> LayerPlan:
     settings, reference = layer.blend, layer.references[0]
-    size_px = _typical_size_px(motion)
+    size_px = _typical_size_px(motion) if settings.shadow > 0 or settings.grain > 0 else 1.0
     gains, grain = None, None
     if settings.harmonize > 0 and footage.light is not None:
         gains = object_gains(footage.light, settings.harmonize)
@@ -125,21 +126,29 @@ def _warn_about(layer: Layer, motion: LayerMotion, frame_range: tuple[int, int],
 
 
 def composite_frame(plans: tuple[LayerPlan, ...], source: DecodedFrame) -> Frame:
-    """One frame: every layer in order, each on the result of the one before."""
-    height, width = source.image.shape[:2]
-    image = source.image.copy()
-    layer = np.zeros((height, width, 4), np.uint8)
-    picture: Roi = (0, 0, width, height)
+    """One frame: every layer in order, each on the result of the one before, within the bounds of them all."""
+    height, width = source.hw
+    laid = []
     for plan in plans:
-        cutout = make_cutout(plan, source.frame_index, picture)
-        if cutout is None:
-            continue
-        x0, y0, x1, y1 = cutout.roi
-        window = (slice(y0, y1), slice(x0, x1))
-        rounded = blend.round_layer(_held_out(plan.layer, source.frame_index, cutout))
-        blend.lay_over(rounded, image[window])
-        layer[window] = blend.stack_layers(rounded, layer[window]) if plan.index else rounded
-    return Frame(source.frame_index, image, layer, layer[..., 3] > 0, source)
+        cutout = make_cutout(plan, source.frame_index, (0, 0, width, height))
+        if cutout is not None:
+            laid.append((cutout.roi, blend.round_layer(_held_out(plan.layer, source.frame_index, cutout))))
+    x0, y0, x1, y1 = _union([roi for roi, _ in laid])
+    patch = source.to_rgb(x0, y0, x1, y1)
+    layer = np.zeros((y1 - y0, x1 - x0, 4), np.uint8)
+    for number, (roi, rounded) in enumerate(laid):
+        window = (slice(roi[1] - y0, roi[3] - y0), slice(roi[0] - x0, roi[2] - x0))
+        blend.lay_over(rounded, patch[window])
+        layer[window] = blend.stack_layers(rounded, layer[window]) if number else rounded
+    return Frame(source.frame_index, patch, layer, layer[..., 3] > 0, source, x0, y0)
+
+
+def _union(rois: list[Roi]) -> Roi:
+    """The smallest region that holds them all; one pixel when there are none."""
+    if not rois:
+        return 0, 0, 1, 1
+    lows, highs = np.min(rois, axis=0), np.max(rois, axis=0)
+    return int(lows[0]), int(lows[1]), int(highs[2]), int(highs[3])
 
 
 def make_cutout(plan: LayerPlan, frame_index: int, picture: Roi) -> blend.Cutout | None:
@@ -147,7 +156,7 @@ def make_cutout(plan: LayerPlan, frame_index: int, picture: Roi) -> blend.Cutout
     settings = plan.layer.blend
     if settings.opacity == 0 or not plan.motion.exists(frame_index):
         return None
-    geometry = _shadow_geometry(plan.motion, frame_index)
+    geometry = _shadow_geometry(plan.motion, frame_index) if settings.shadow > 0 else None
     patch = _shutter_patch(plan, frame_index, _surroundings(settings, geometry, picture))
     if patch is None:
         return None
@@ -157,17 +166,17 @@ def make_cutout(plan: LayerPlan, frame_index: int, picture: Roi) -> blend.Cutout
         cutout = blend.Cutout(cutout.roi, plan.grain.add(cutout.rgb, frame_index), cutout.alpha)
     if settings.feather_px > 0:
         cutout = blend.feather(cutout, settings.feather_px)
-    thrown = shadow.throw_shadow(cutout, geometry, settings, plan.shadow_step_px, picture) if settings.shadow > 0 else None
+    thrown = shadow.throw_shadow(cutout, geometry, settings, plan.shadow_step_px, picture) if geometry is not None else None
     cutout = blend.over_shadow(cutout, *thrown) if thrown is not None else blend.cut_to(cutout, picture)
     if cutout is None or settings.opacity == 1:
         return cutout
     return blend.Cutout(cutout.roi, cutout.rgb, cutout.alpha * np.float32(settings.opacity))
 
 
-def _surroundings(settings: BlendSettings, geometry: shadow.ShadowGeometry, picture: Roi) -> Roi:
+def _surroundings(settings: BlendSettings, geometry: shadow.ShadowGeometry | None, picture: Roi) -> Roi:
     """The picture, grown by as much of what lies outside it as matters inside: what throws a shadow, what is feathered in."""
     margin = blend.feather_reach_px(settings.feather_px)
-    if settings.shadow > 0:
+    if geometry is not None:
         margin += shadow.reach_px(geometry, settings) + int(np.ceil(settings.shadow_length * geometry.height))
     return picture[0] - margin, picture[1] - margin, picture[2] + margin, picture[3] + margin
 

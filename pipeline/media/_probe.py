@@ -225,7 +225,8 @@ class Survey:
         """How many more frames the container announced than packets were found.
 
         MP4 and MOV: its sample table. AVI: its header. Matroska, which has no count: its duration against the last time seen in
-        any stream; at least one when the file is shorter than its segment says.
+        any stream; at least one when the file is shorter than its segment says. Some muxers count that duration from time 0, others
+        from the first time; it is taken as the one that asks for less.
         """
         family = self.container.format.name
         if family.startswith("mov"):
@@ -234,7 +235,7 @@ class Survey:
             return max(0, self.stream.frames - (self.last_dts + 1))  # AVI counts chunks, empty ones too
         if family.startswith("matroska") and self.container.duration:
             rate = self.stream.average_rate or self.stream.guessed_rate or 25
-            missing_s = ((self.container.start_time or 0) + self.container.duration) / 1e6 - self.end_s
+            missing_s = (min(self.container.start_time or 0, 0) + self.container.duration) / 1e6 - self.end_s
             is_cut = is_segment_cut(path)
             if is_cut or missing_s > 1.5 / float(rate) + 0.02:
                 return max(1, round(missing_s * rate))

@@ -282,6 +282,18 @@ def planes_to_rgb(planes: tuple[Array, ...], layout: Layout, colors: ColorTags) 
     return rgb if layout.depth == 8 else cv2.convertScaleAbs(rgb)
 
 
+def region_to_rgb(planes: tuple[Array, ...], layout: Layout, colors: ColorTags, x0: int, y0: int, x1: int, y1: int) -> Array:
+    """u8[h,w,3] RGB of the pixels [x0, x1) x [y0, y1) of upright planes; only the chroma cells that cover them are converted."""
+    height, width = planes[0].shape
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise ValueError(f"the region {x0} {y0} {x1} {y1} does not lie inside {width}x{height}")
+    left, top = x0 // layout.fx, y0 // layout.fy
+    right, bottom = -(-x1 // layout.fx), -(-y1 // layout.fy)
+    luma = planes[0][top * layout.fy : bottom * layout.fy, left * layout.fx : right * layout.fx]
+    rgb = planes_to_rgb((luma, *(plane[top:bottom, left:right] for plane in planes[1:])), layout, colors)
+    return rgb[y0 - top * layout.fy :, x0 - left * layout.fx :][: y1 - y0, : x1 - x0]
+
+
 def _spread(plane: Array, layout: Layout, height: int, width: int) -> Array:
     """A chroma plane at the size of the luma plane, each sample repeated over the pixels that it covers."""
     if layout.fx == 1 and layout.fy == 1:
@@ -309,46 +321,68 @@ def _to_8_bits(plane: Array, depth: int) -> Array:
 
 
 def write_back(
-    planes: tuple[Array, ...], layout: Layout, colors: ColorTags, image: Array, source_image: Array, touched: Array
+    planes: tuple[Array, ...], layout: Layout, colors: ColorTags, patch: Array, touched: Array, x0: int = 0, y0: int = 0
 ) -> tuple[Array, ...]:
-    """The planes with the touched pixels of ``image`` (u8[H,W,3]) converted into them; everything else is the source's sample.
+    """The planes with the touched pixels of ``patch`` u8[h,w,3], whose top left is at (x0, y0), converted into them; everything
+    else is the source's sample.
 
-    A touched pixel whose colour equals that of ``source_image`` keeps its samples too, so that an unchanged block comes back
-    exactly at any depth. A chroma sample is written if any pixel that it covers has changed: the mean of the new chroma of those
-    pixels and its own value for the others. Work is done in the bounding box of ``touched`` alone.
+    A touched pixel whose colour equals the source's keeps its samples too, so that an unchanged block comes back exactly at any
+    depth. A chroma sample is written if any pixel that it covers has changed: the mean of the new chroma of those pixels and its
+    own value for the others. Untouched planes are returned as they are; work is done in the bounding box of ``touched`` alone.
     """
-    box = _cell_box(touched, layout)
+    box = _bounding_box(touched)
     if box is None:
         return planes
-    y0, y1, x0, x1 = box
-    new, old = image[y0:y1, x0:x1], source_image[y0:y1, x0:x1]
-    changed = touched[y0:y1, x0:x1] & (new != old).any(axis=2)
+    top, bottom, left, right = box
+    patch, touched = patch[top:bottom, left:right], touched[top:bottom, left:right]
+    cells = _whole_cells((y0 + top, y0 + bottom, x0 + left, x0 + right), planes[0].shape, layout)
+    new = region_to_rgb(planes, layout, colors, cells[2], cells[0], cells[3], cells[1])
+    inside = np.s_[y0 + top - cells[0] :, x0 + left - cells[2] :]
+    target = new[inside][: patch.shape[0], : patch.shape[1]]
+    changed = np.zeros(new.shape[:2], np.bool_)
+    changed[inside][: patch.shape[0], : patch.shape[1]] = touched & (target != patch).any(axis=2)
     if not changed.any():
         return planes
-    samples = _encode_samples(new, layout, colors)
+    target[...] = patch
+    return _write_changed(planes, layout, _encode_samples(new, layout, colors), changed, cells)
+
+
+def _write_changed(
+    planes: tuple[Array, ...], layout: Layout, samples: Array, changed: Array, cells: tuple[int, int, int, int]
+) -> tuple[Array, ...]:
+    """Copies of the planes with ``samples`` f32[h,w,planes] stored where ``changed`` bool[h,w], in the region ``cells``."""
+    y0, y1, x0, x1 = cells
     result = []
     for index, plane in enumerate(planes):
         plane = plane.copy()
         if index == 0 or layout.fx * layout.fy == 1:
             region = plane[y0:y1, x0:x1]
-            region[changed] = _quantise(samples[..., index], layout)[changed]
+            np.copyto(region, _quantise(samples[..., index], layout), where=changed)
         else:
-            cells = plane[y0 // layout.fy : -(-y1 // layout.fy), x0 // layout.fx : -(-x1 // layout.fx)]
-            _write_cells(cells, samples[..., index], changed, layout)
+            chroma = plane[y0 // layout.fy : -(-y1 // layout.fy), x0 // layout.fx : -(-x1 // layout.fx)]
+            _write_cells(chroma, samples[..., index], changed, layout)
         result.append(plane)
     return tuple(result)
 
 
-def _cell_box(touched: Array, layout: Layout) -> tuple[int, int, int, int] | None:
-    """Bounding box y0 y1 x0 x1 of ``touched``, grown to whole chroma cells (the picture's edge may cut the last ones)."""
+def _bounding_box(touched: Array) -> tuple[int, int, int, int] | None:
+    """Bounding box y0 y1 x0 x1 of what is true; None when nothing is."""
     rows = np.flatnonzero(touched.any(axis=1))
     if not len(rows):
         return None
     cols = np.flatnonzero(touched[rows[0] : rows[-1] + 1].any(axis=0))
-    height, width = touched.shape
-    y0, y1 = rows[0] // layout.fy * layout.fy, min(height, -(-(rows[-1] + 1) // layout.fy) * layout.fy)
-    x0, x1 = cols[0] // layout.fx * layout.fx, min(width, -(-(cols[-1] + 1) // layout.fx) * layout.fx)
-    return int(y0), int(y1), int(x0), int(x1)
+    return int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
+
+
+def _whole_cells(box: tuple[int, int, int, int], hw: tuple[int, ...], layout: Layout) -> tuple[int, int, int, int]:
+    """The box y0 y1 x0 x1, grown to whole chroma cells (the picture's edge may cut the last ones)."""
+    y0, y1, x0, x1 = box
+    return (
+        y0 // layout.fy * layout.fy,
+        min(hw[0], -(-y1 // layout.fy) * layout.fy),
+        x0 // layout.fx * layout.fx,
+        min(hw[1], -(-x1 // layout.fx) * layout.fx),
+    )
 
 
 def _encode_samples(image: Array, layout: Layout, colors: ColorTags) -> Array:

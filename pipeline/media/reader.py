@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,9 +109,8 @@ class ClipDecoder:
         frame = self._advance_to(index)
         self.next_index = index + 1
         planes = self._planes(frame, index)
-        image = pixels.planes_to_rgb(planes, self.layout, self.colors)
-        image.flags.writeable = False
-        return DecodedFrame(index, int(self.clip.timestamps[index]), image, planes)
+        to_rgb = partial(pixels.region_to_rgb, planes, self.layout, self.colors)
+        return DecodedFrame(index, int(self.clip.timestamps[index]), self.clip.hw, planes, to_rgb)
 
     def _planes(self, frame: Any, index: int) -> tuple[Array, ...]:
         try:
@@ -256,7 +256,7 @@ class FrameStore:
 
     def _window(self, frame_index: int) -> int:
         """The first of the frames up to ``frame_index`` that are worth keeping: at most a quarter of the store, at most 24."""
-        per_frame = self.clip.width * self.clip.height * 5
+        per_frame = self.clip.width * self.clip.height * 2
         return max(0, frame_index - min(24, self.max_bytes // (4 * per_frame)))
 
     def _keep(self, frame: DecodedFrame) -> None:
@@ -269,4 +269,4 @@ class FrameStore:
 
 
 def _num_bytes(frame: DecodedFrame) -> int:
-    return frame.image.nbytes + sum(plane.nbytes for plane in frame.planes)
+    return sum(plane.nbytes for plane in frame.planes)

@@ -271,8 +271,8 @@ class VideoWriter(_Writer):
 
     def _encode(self, frame: Frame) -> None:
         assert self._audio is not None
-        source = frame.source
-        planes = pixels.write_back(source.planes, self._layout, self._colors, frame.image, source.image, frame.touched)
+        touched = (frame.patch, frame.touched_patch, frame.x0, frame.y0)
+        planes = pixels.write_back(frame.source.planes, self._layout, self._colors, *touched)
         picture = self._lossless_picture(planes) if self._is_lossless else self._h264_picture(planes)
         for packet in self._packets(self._stamp(picture, frame.frame_index, self._target)):
             self._audio.mux_until(Fraction(packet.dts) * packet.time_base)

@@ -72,7 +72,7 @@ def make_plans(*layers: Layer, clip: Clip | None = None, seed: int = 0) -> tuple
 
 
 def make_source(image: np.ndarray, frame_index: int = 0) -> DecodedFrame:
-    return DecodedFrame(frame_index, frame_index, image, ())
+    return DecodedFrame(frame_index, frame_index, image.shape[:2], (), lambda x0, y0, x1, y1: image[y0:y1, x0:x1].copy())
 
 
 def compose(image: np.ndarray, *layers: Layer, frame_index: int = 0) -> Frame:
