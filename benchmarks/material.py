@@ -51,12 +51,13 @@ def make_object(out: Path, side: int = 512) -> None:
     Image.fromarray(np.dstack([colour, 255 * alpha]).clip(0, 255).astype(np.uint8), "RGBA").save(out)
 
 
-def make_project(clip: Path, reference: Path, num_frames: int, blend: dict, *, share_of_height: float = 0.35) -> dict:
-    """An object that crosses the picture with a turn and some growth, ``share_of_height`` of the picture high."""
-    width = share_of_height * 0.5625
-    start = [0.10, 0.50, 0.10 + width, 0.50 + share_of_height]
-    end = [0.85 - width, 0.20, 0.85, 0.20 + share_of_height * 1.2]
-    boxes = {"0": {"box": start, "ease": "smooth"}, str(num_frames - 1): {"box": end, "rotation_deg": 40}}
+def make_project(clip: Path, reference: Path, num_frames: int, blend: dict, *, turn_deg: float = 0, growth: float = 1) -> dict:
+    """An object 0.35 of the picture high that crosses a 16:9 picture, perhaps with a turn and some growth."""
+    height = 0.35
+    width = height * 0.5625
+    start = [0.10, 0.50, 0.10 + width, 0.50 + height]
+    end = [0.60, 0.20, 0.60 + width * growth, 0.20 + height * growth]
+    boxes = {"0": {"box": start}, str(num_frames - 1): {"box": end, "rotation_deg": turn_deg}}
     layer = {"name": "object", "kind": "insert", "references": [{"path": reference.name}], "boxes": boxes, "blend": blend}
     return {"version": 1, "clip": {"path": clip.name}, "layers": [layer]}
 

@@ -38,7 +38,8 @@ def main() -> None:
             frames = seconds * 25
             material.make_clip(options.clip, clip, width=1920, height=1080, num_frames=frames)
             material.make_object(reference)
-            project = material.write_project(folder, material.make_project(clip, reference, frames, material.EVERYTHING), "p.json")
+            document = material.make_project(clip, reference, frames, material.EVERYTHING, turn_deg=40, growth=1.2)
+            project = material.write_project(folder, document, "p.json")
             peaks[seconds] = peak_mib(project, folder / "out.mp4")
         print(f"{seconds:4d} s of 1080p: peak {peaks[seconds]:.0f} MiB", flush=True)
     first, last = peaks[options.seconds[0]], peaks[options.seconds[-1]]

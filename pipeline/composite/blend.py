@@ -31,9 +31,10 @@ def cutout_from_patch(patch: Patch, gains: Array | None = None) -> Cutout:
     """Undo premultiplication, multiply the linear colours by ``gains`` f32[3] and encode for display."""
     alpha = patch.rgba[..., 3].copy()
     alpha[alpha < _FAINTEST] = 0.0
-    linear = patch.rgba[..., :3] / np.maximum(alpha, _FAINTEST)[..., None]
+    inverse = 1 / np.maximum(alpha, np.float32(_FAINTEST))
+    linear = cv2.multiply(cv2.cvtColor(patch.rgba, cv2.COLOR_RGBA2RGB), cv2.merge((inverse, inverse, inverse)))
     if gains is not None:
-        linear *= gains
+        linear = cv2.multiply(linear, (*gains.tolist(), 0.0))
     return Cutout(patch.roi, encode_light(linear), np.minimum(alpha, 1.0))
 
 
@@ -91,13 +92,9 @@ def round_layer(cutout: Cutout) -> Array:
 
 
 def lay_over(layer: Array, image: Array) -> None:
-    """Lay a straight RGBA u8[h,w,4] over ``image`` u8[h,w,3], in place: the exact value rounded to nearest."""
-    alpha = layer[..., 3:].astype(np.uint16)
-    total = image * (255 - alpha)
-    total += layer[..., :3] * alpha
-    total += 128
-    total += total >> 8  # with the shift below, division by 255 rounded to nearest, exact for all products of two bytes
-    image[...] = total >> 8
+    """Lay a straight RGBA u8[h,w,4] over ``image`` u8[h,w,3], in place, rounded to nearest; exact where alpha is 0 or 255."""
+    alpha = cv2.extractChannel(layer, 3) * np.float32(1 / 255)
+    cv2.blendLinear(cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), np.ascontiguousarray(image), alpha, 1 - alpha, dst=image)
 
 
 def stack_layers(upper: Array, lower: Array) -> Array:
