@@ -34,7 +34,7 @@ def cutout_from_patch(patch: Patch, gains: Array | None = None) -> Cutout:
     inverse = 1 / np.maximum(alpha, np.float32(_FAINTEST))
     linear = cv2.multiply(cv2.cvtColor(patch.rgba, cv2.COLOR_RGBA2RGB), cv2.merge((inverse, inverse, inverse)))
     if gains is not None:
-        linear = cv2.multiply(linear, (*gains.tolist(), 0.0))
+        linear = cv2.transform(linear, np.diag(gains).astype(np.float32))
     return Cutout(patch.roi, encode_light(linear), np.minimum(alpha, 1.0))
 
 

@@ -156,7 +156,7 @@ def make_cutout(plan: LayerPlan, frame_index: int, picture: Roi) -> blend.Cutout
     settings = plan.layer.blend
     if settings.opacity == 0 or not plan.motion.exists(frame_index):
         return None
-    geometry = _shadow_geometry(plan.motion, frame_index) if settings.shadow > 0 else None
+    geometry = _near_picture(_shadow_geometry(plan.motion, frame_index), picture) if settings.shadow > 0 else None
     patch = _shutter_patch(plan, frame_index, _surroundings(settings, geometry, picture))
     if patch is None:
         return None
@@ -178,7 +178,16 @@ def _surroundings(settings: BlendSettings, geometry: shadow.ShadowGeometry | Non
     margin = blend.feather_reach_px(settings.feather_px)
     if geometry is not None:
         margin += shadow.reach_px(geometry, settings) + int(np.ceil(settings.shadow_length * geometry.height))
+    margin = min(margin, max(picture[2], picture[3]))
     return picture[0] - margin, picture[1] - margin, picture[2] + margin, picture[3] + margin
+
+
+def _near_picture(geometry: shadow.ShadowGeometry, picture: Roi) -> shadow.ShadowGeometry:
+    """The bounds, held within one picture's size of the picture: at the horizon of a perspective they have none of their own."""
+    width, height = picture[2] - picture[0], picture[3] - picture[1]
+    x0, x1 = np.clip([geometry.x0, geometry.x1], picture[0] - width, picture[2] + width)
+    y0, base_y = np.clip([geometry.y0, geometry.base_y], picture[1] - height, picture[3] + height)
+    return shadow.ShadowGeometry(float(x0), float(y0), float(x1), float(base_y))
 
 
 def _shutter_patch(plan: LayerPlan, frame_index: int, within: Roi) -> Patch | None:

@@ -76,9 +76,11 @@ def throw_shadow(
 ) -> tuple[Array, Roi] | None:
     """The shadow's alpha f32[h,w] in 0..``settings.shadow`` and where it lies, cut to ``picture``; None when it falls outside.
 
-    Computed on a grid of ``step`` px that is fixed to the picture, so that a moving shadow does not crawl.
+    Computed on a grid of ``step`` px (more where the object is far larger than usual) that is fixed to the picture, so that a
+    moving shadow does not crawl.
     """
-    bounds = shadow_bounds(cutout.roi, geometry, settings)
+    step = max(step, grid_step_px(geometry.size) // 4)
+    bounds = _within_reach(shadow_bounds(cutout.roi, geometry, settings), cutout.roi, picture, reach_px(geometry, settings))
     canvas = tuple(step * (value // step + (index > 1)) for index, value in enumerate(bounds))
     silhouette = _silhouette(cutout, canvas, step)
     alpha = settings.shadow * _contact(silhouette, canvas, step, geometry, settings)
@@ -86,6 +88,13 @@ def throw_shadow(
         cast = settings.shadow * _CAST_STRENGTH * _cast(silhouette, canvas, step, geometry, settings)
         alpha = 1 - (1 - alpha) * (1 - cast)
     return _at_full_size(alpha.astype(np.float32), canvas, step, picture)
+
+
+def _within_reach(bounds: Roi, cutout_roi: Roi, picture: Roi, reach: int) -> Roi:
+    """The part of ``bounds`` that can show: what throws the shadow, and the picture grown by as far as a shadow is blurred."""
+    lows = [max(bounds[axis], min(cutout_roi[axis], picture[axis]) - reach) for axis in (0, 1)]
+    highs = [min(bounds[axis], max(cutout_roi[axis], picture[axis]) + reach) for axis in (2, 3)]
+    return lows[0], lows[1], highs[0], highs[1]
 
 
 def _direction(settings: BlendSettings) -> tuple[float, float]:

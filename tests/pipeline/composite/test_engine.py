@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from pipeline import masks, media
 from pipeline.composite.engine import CompositeEngine, composite_frame, plan_layers
 from pipeline.engines import ignore_progress
 from pipeline.errors import Cancelled, UserError
-from pipeline.motion import build_layer_motion
-from pipeline.types import Clip, Frame, InsertionRequest, Layer, MaskTrack, Progress, TrajectorySet
+from pipeline.motion import TrajectoryKeys, build_layer_motion, build_trajectory_set
+from pipeline.types import BlendSettings, Clip, Frame, InsertionRequest, Layer, MaskTrack, Progress, Reference, TrajectorySet
 from tests.pipeline.composite.scenes import (
     HW,
     OFF,
@@ -268,3 +269,25 @@ def test_the_engine_reads_no_clock_and_no_folder() -> None:
     sources = [path.read_text() for path in folder.glob("*.py")]
     assert len(sources) >= 7
     assert not [word for source in sources for word in ("import time", "import os", "datetime") if word in source]
+
+
+def test_a_perspective_near_its_horizon_stays_bounded() -> None:
+    """The outline of the warped reference has no bounds of its own there; what is computed keeps near the picture's size."""
+    points = {name: (x, y) for name, (x, y) in {"a": (2, 2), "b": (38, 2), "c": (38, 38), "d": (2, 38)}.items()}
+    reference = Reference(np.full((40, 40, 3), 120, np.uint8), np.ones((40, 40), np.float32), points)
+    goals = {"a": (0.1, 0.1), "b": (0.9, 0.1), "c": (0.52, 0.9), "d": (0.48, 0.9)}
+    twisted = {"a": goals["a"], "b": goals["c"], "c": goals["b"], "d": goals["d"]}
+    for turned in (goals, twisted):
+        trajectories = build_trajectory_set(
+            [TrajectoryKeys(name, {0: goal}) for name, goal in turned.items()], points, HW, make_clip_handle().num_frames
+        )
+        settings = BlendSettings(harmonize=0, shadow=1, shadow_length=4, motion_blur=1, grain=0, feather_px=8)
+        layer = Layer("card", "insert", (reference,), deform="perspective", trajectories=trajectories, blend=settings)
+        tracemalloc.start()
+        try:
+            frame = compose(BACKGROUND, layer)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 2000 * BACKGROUND.nbytes
+        assert frame.touched.any() or turned is twisted
