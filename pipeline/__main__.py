@@ -2,7 +2,15 @@
 
 import sys
 
-from .cli import main
+
+def run() -> int:
+    """The exit status; an interrupt while the libraries still load is 130 as well."""
+    try:
+        from .cli import main
+    except KeyboardInterrupt:
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

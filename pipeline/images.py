@@ -126,3 +126,13 @@ def _upright(picture: Array, orientation: int) -> Array:
     if orientation in (3, 4, 7, 8):
         picture = picture[::-1]
     return picture
+
+
+def scale_to(image: Array, hw: tuple[int, int]) -> Array:
+    """``image`` u8[H,W,C] at size ``hw``: averaged over areas when it gets smaller."""
+    import cv2
+
+    if image.shape[:2] == hw:
+        return image
+    method = cv2.INTER_AREA if hw[0] < image.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(image, (hw[1], hw[0]), interpolation=method)

@@ -398,6 +398,22 @@ def _encode_samples(image: Array, layout: Layout, colors: ColorTags) -> Array:
     return cv2.transform(pixels, encode_matrix(colors.matrix, colors.range == 2, layout.depth).astype(np.float32))
 
 
+def recode(planes: tuple[Array, ...], layout: Layout, have: ColorTags, want: ColorTags) -> tuple[Array, ...]:
+    """Y, Cb, Cr planes in another matrix or range, at the same depth and size; every sample is computed exactly and rounded once.
+
+    (libswscale does this with tables whose errors are one-sided and add up to 3/255.)
+    """
+    decode = decode_matrix(have.matrix, have.range == 2, layout.depth)
+    encode = encode_matrix(want.matrix, want.range == 2, layout.depth)
+    (yy, yb, yr), (_, bb, br), (_, rb, rr) = (encode[:, :3] @ decode[:, :3]).tolist()
+    y0, b0, r0 = (encode[:, :3] @ decode[:, 3] + encode[:, 3]).tolist()
+    luma, cb, cr = (plane.astype(np.float32) for plane in planes)
+    luma *= yy
+    if max(abs(yb), abs(yr)) > 1e-9:  # the matrix changes; gray stays gray, so chroma never depends on luma
+        luma += _spread(yb * cb + yr * cr, layout, *luma.shape)
+    return tuple(_quantise(values, layout) for values in (luma + y0, bb * cb + br * cr + b0, rb * cb + rr * cr + r0))
+
+
 def _quantise(values: Array, layout: Layout) -> Array:
     return np.clip(np.rint(values), 0, layout.maximum).astype(layout.dtype)
 

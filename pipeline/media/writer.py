@@ -296,10 +296,12 @@ class VideoWriter(_Writer):
     def _h264_picture(self, planes: tuple[Array, ...]) -> Any:
         """yuv420p of even size: the very samples where they already mean the same, else converted by explicit matrix and range."""
         height, width = self.clip.hw
+        have, want = self._colors, self._target
+        if self._layout.family == "yuv" and (have.matrix, have.range) != (want.matrix, want.range):
+            planes, have = pixels.recode(planes, self._layout, have, want), want
         padded = tuple(_pad_to_even(plane, height, width) for plane in planes)
         picture = pixels.video_frame(padded, self._layout.name, (height + height % 2, width + width % 2))
-        have, want = self._colors, self._target
-        if self._layout.name == "yuv420p" and (have.matrix, have.range) == (want.matrix, want.range):
+        if self._layout.name == "yuv420p":
             return picture
         from av.video.reformatter import Interpolation
 

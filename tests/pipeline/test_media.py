@@ -374,6 +374,24 @@ def test_convention_chroma_is_the_mean_over_its_cell(name: str) -> None:
             assert abs(int(result[index][row, col]) - values.mean()) <= 0.51
 
 
+@pytest.mark.parametrize("name", ["yuv420p", "yuv444p", "yuv422p10le"])
+@pytest.mark.parametrize(("have", "want"), [((6, 1), (1, 1)), ((1, 2), (1, 1)), ((9, 2), (6, 1))])
+def test_another_matrix_or_range_costs_one_rounding(name: str, have: tuple[int, int], want: tuple[int, int]) -> None:
+    layout, rng = pixels.upright_layout(name), np.random.default_rng(0)
+    before, after = ColorTags(have[0], 2, 2, have[1]), ColorTags(want[0], 2, 2, want[1])
+    colors = np.repeat(np.repeat(rng.integers(20, 236, (10, 14, 3)), 4, axis=0), 4, axis=1)[:39, :53]  # odd size, whole cells
+    exact = colors @ pixels.encode_matrix(have[0], have[1] == 2, layout.depth)[:, :3].T
+    samples = np.rint(exact + pixels.encode_matrix(have[0], have[1] == 2, layout.depth)[:, 3]).astype(layout.dtype)
+    planes = (samples[..., 0], *(samples[:: layout.fy, :: layout.fx, index] for index in (1, 2)))
+    recoded = pixels.recode(planes, layout, before, after)
+    decode, encode = pixels.decode_matrix(have[0], have[1] == 2, layout.depth), pixels.encode_matrix(want[0], False, layout.depth)
+    wanted = (samples @ decode[:, :3].T + decode[:, 3]) @ encode[:, :3].T + encode[:, 3]
+    assert [plane.dtype for plane in recoded] == [layout.dtype] * 3
+    assert np.abs(recoded[0] - wanted[..., 0]).max() <= 0.501
+    for index in (1, 2):
+        assert np.abs(recoded[index] - wanted[:: layout.fy, :: layout.fx, index]).max() <= 0.501
+
+
 def test_turning_planes_equals_turning_the_picture(tmp_path: Path) -> None:
     for turn in (90, 180, 270):
         upright = paint_frame(0, (96, 64) if turn % 180 else (64, 96))
@@ -811,6 +829,16 @@ def test_a_clip_whose_sound_is_longer_is_whole(suffix: str, tmp_path: Path) -> N
     clip = probe_clip(make_clip(tmp_path / f"long{suffix}", audio_s=2.0, **recipe))
     assert clip.promised_frames is None
     check_complete(clip, (0, clip.num_frames))
+
+
+def test_a_clip_that_starts_late_is_whole(tmp_path: Path) -> None:
+    """Matroska's duration may count from time 0, as FFmpeg writes it, so that a late start is no missing end."""
+    late = list(range(2000, 2000 + 12 * 40, 40))
+    path = make_clip(tmp_path / "late.mkv", fps=25, timestamps=late, time_base=Fraction(1, 1000))
+    with av.open(str(path)) as container:
+        assert container.start_time == 2_000_000 and container.duration > 2_000_000
+    clip = probe_clip(path)
+    assert clip.num_frames == 12 and clip.promised_frames is None
 
 
 @pytest.mark.parametrize("seed", range(3))
