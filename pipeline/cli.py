@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,7 +25,9 @@ from .errors import UserError
 from .types import Progress
 
 if TYPE_CHECKING:
+    from .project import Project
     from .render import RenderSummary
+    from .types import InsertionRequest
 
 DONE, FAILED, INPUT_AT_FAULT, INTERRUPTED = 0, 1, 2, 130
 
@@ -33,8 +36,8 @@ BAR_INTERVAL_S = 0.1
 BAR_CELLS = 28
 
 
-def build_composite(device: str) -> Engine:
-    """The deterministic compositor; it needs no device but the CPU."""
+def build_composite(device: str, checkpoints: Path | None = None) -> Engine:
+    """The deterministic compositor; it needs no device but the CPU, and no checkpoint."""
     if device not in ("auto", "cpu"):
         raise UserError(f"The composite engine runs on the CPU, not on {device!r}; leave --device out.")
     from .composite.engine import CompositeEngine
@@ -42,7 +45,16 @@ def build_composite(device: str) -> Engine:
     return CompositeEngine()
 
 
-ENGINES: Mapping[str, Callable[[str], Engine]] = {"composite": build_composite}
+def build_videoanydoor(device: str, checkpoints: Path | None) -> Engine:
+    """VideoAnydoor with the checkpoints in a folder; it needs torch."""
+    from . import videoanydoor
+    from .cache import ArtifactCache
+
+    return videoanydoor.build_engine(device, checkpoints, ArtifactCache(cache_folder()))
+
+
+ENGINES: Mapping[str, Callable[[str, Path | None], Engine]] = {"composite": build_composite, "videoanydoor": build_videoanydoor}
+"""By name: what builds the engine on a device, given the folder of its checkpoints where it has any."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,12 +115,17 @@ def _build_parser() -> argparse.ArgumentParser:
         "-o", "--output", metavar="OUT", type=Path, required=True, help="the result: .mp4, or .mkv with --lossless"
     )
     command.add_argument("--engine", choices=tuple(ENGINES), help="instead of the file's engine")
-    command.add_argument("--device", default="auto", metavar="DEVICE", help="where the engine runs: auto (default) or cpu")
+    command.add_argument("--checkpoint", metavar="DIR", type=Path, help="VideoAnydoor's checkpoint, instead of the file's")
+    command.add_argument("--device", default="auto", metavar="DEVICE", help="where the engine runs: auto (default), cpu or cuda")
     command.add_argument("--seed", type=int, help="instead of the file's seed")
     command.add_argument("--lossless", action="store_true", help="FFV1 in the clip's own pixel format, in .mkv")
     command.add_argument("--layer-alpha", metavar="OUT.mov", type=Path, help="also write the object alone, ProRes 4444 with alpha")
     command.add_argument("--report", metavar="OUT.json", type=Path, help="also write what was done, as JSON")
     command.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
+
+    from .videoanydoor.cli import add_commands
+
+    add_commands(commands)
 
     command = commands.add_parser(
         "warm-up", help="prepare the first cut-out", description="Compile what automatic cut-outs need; takes a minute, once."
@@ -130,14 +147,25 @@ def _render(options: argparse.Namespace) -> None:
     changes = {"name": options.engine, "seed": options.seed}
     project = project.with_engine(**{key: value for key, value in changes.items() if value is not None})
     root = options.project.absolute().parent
+    project, checkpoint = _choose_checkpoint(project, root, options.checkpoint)
     request, warnings = build_request(project, root, cache=ArtifactCache(cache_folder()), allow_absolute=True)
+    if checkpoint is not None:
+        request = replace(request, sampling=replace(request.sampling, checkpoint=checkpoint.name))
 
-    engine = ENGINES[project.engine.name](options.device)
+    engine = ENGINES[project.engine.name](options.device, None if checkpoint is None else checkpoint.parent)
     keep = (options.project, *project.source_paths(root, allow_absolute=True))
     check_outputs(request.clip, options.output, options.lossless, options.layer_alpha, keep)
     if options.report is not None:
         _check_report(options.report, keep)
-    plan = plan_render(request, options.output, lossless=options.lossless, layer_alpha_path=options.layer_alpha)
+    engine_s, engine_bytes = _plan_engine(engine, request)
+    plan = plan_render(
+        request,
+        options.output,
+        lossless=options.lossless,
+        layer_alpha_path=options.layer_alpha,
+        engine_s=engine_s,
+        engine_bytes=engine_bytes,
+    )
     _say(plan.describe())
 
     kept = project.for_result(root, allow_absolute=True, clip_sha256=request.clip.sha256)
@@ -167,6 +195,32 @@ def _render(options: argparse.Namespace) -> None:
     if options.json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
+
+
+def _choose_checkpoint(project: Project, root: Path, given: Path | None) -> tuple[Project, Path | None]:
+    """The project naming the checkpoint that its engine is to use, and where that lies; None for engines without one.
+
+    ``given`` on the command line goes before the file's; a file's relative path starts at ``root``. Raises ``UserError``.
+    """
+    if project.engine.name != "videoanydoor":
+        if given is not None:
+            raise UserError(f"The {project.engine.name} engine takes no checkpoint; leave --checkpoint out.")
+        return project, None
+    from .videoanydoor.folders import locate_checkpoint
+
+    named = project.engine.checkpoint if given is None else str(given.absolute())
+    found = locate_checkpoint(named, root)
+    return project.with_engine(checkpoint=str(found)), found
+
+
+def _plan_engine(engine: Engine, request: InsertionRequest) -> tuple[float, int]:
+    """Seconds and bytes of this process's memory that an engine with a plan of its own expects; the plan is told."""
+    make_plan = getattr(engine, "plan", None)
+    if make_plan is None:
+        return 0.0, 0
+    plan = make_plan(request)
+    _say(plan.describe())
+    return plan.seconds, plan.host_bytes
 
 
 def _check_report(path: Path, keep: Sequence[Path]) -> None:

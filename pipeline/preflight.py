@@ -68,26 +68,41 @@ class Plan:
 
 
 def plan_render(
-    request: InsertionRequest, output_path: Path, *, lossless: bool = False, layer_alpha_path: Path | None = None
+    request: InsertionRequest,
+    output_path: Path,
+    *,
+    lossless: bool = False,
+    layer_alpha_path: Path | None = None,
+    engine_s: float = 0,
+    engine_bytes: int = 0,
 ) -> Plan:
-    """Estimate a render. Raises ``UserError`` when the disk or the memory cannot hold it, with what would work instead."""
+    """Estimate a render. ``engine_s`` and ``engine_bytes`` are what its engine says that it takes beside the frames themselves.
+
+    Raises ``UserError`` when the disk or the memory cannot hold it, with what would work instead.
+    """
     clip = request.clip
     has_layer = layer_alpha_path is not None
     plan = Plan(
         num_frames=request.num_frames,
         width=clip.width,
         height=clip.height,
-        seconds=_seconds(request, lossless, has_layer),
-        memory_bytes=_memory_bytes(request, lossless, has_layer),
+        seconds=_seconds(request, lossless, has_layer) + engine_s,
+        memory_bytes=_memory_bytes(request, lossless, has_layer) + engine_bytes,
         output_bytes=_output_bytes(clip, request.num_frames, lossless),
         layer_bytes=int(_pixels(request) * LAYER_BYTES_PER_PIXEL) if has_layer else 0,
         available_bytes=available_memory_bytes(),
     )
     _check_disk(plan, output_path, layer_alpha_path)
     if plan.available_bytes is not None and plan.memory_bytes > plan.available_bytes:
+        is_engine = plan.memory_bytes - engine_bytes <= plan.available_bytes
+        advice = (
+            "choose a smaller engine.size or engine.window, a smaller checkpoint, or close other programs"
+            if is_engine
+            else _what_would_fit(request, lossless, has_layer, plan.available_bytes)
+        )
         raise UserError(
             f"The render needs about {_megabytes(plan.memory_bytes)} of memory and {_megabytes(plan.available_bytes)} are free; "
-            f"{_what_would_fit(request, lossless, has_layer, plan.available_bytes)}."
+            f"{advice}."
         )
     return plan
 

@@ -78,8 +78,15 @@ MAX_REFERENCE_PIXELS = 200_000_000
 MIN_BOX_PX = 1.0
 """A keyed box must be at least this wide and high on the clip."""
 
-AVAILABLE_ENGINES = ("composite",)
+AVAILABLE_ENGINES = ("composite", "videoanydoor")
 """The engines that this version can run; the others of the contract are read and refused by name."""
+
+ENGINES_OF_KIND: Mapping[LayerKind, tuple[str, ...]] = {
+    "insert": AVAILABLE_ENGINES,
+    "replace": ("videoanydoor",),
+    "remove": ("videoanydoor",),
+}
+"""Which engines can do a kind of layer."""
 
 _BLEND = BlendSettings()
 _SAMPLING = SamplingConfig()
@@ -478,7 +485,7 @@ def missing_parts(project: Project) -> list[str]:
     elif not _shown_layers(project):
         found.append("layers: every layer is hidden, so there is nothing to insert; show one")
     for where, layer in _shown_layers(project):
-        found.extend(f"{where}{reason}" for reason in _missing_in_layer(layer))
+        found.extend(f"{where}{reason}" for reason in _missing_in_layer(layer, project.engine.name))
     return found
 
 
@@ -486,18 +493,34 @@ def _not_yet(what: str) -> str:
     return f"{what} is not available yet in this version"
 
 
-def _missing_in_layer(layer: LayerSpec) -> Iterator[str]:
-    if layer.kind != "insert":
-        yield f".kind: {_not_yet(layer.kind)}; hide the layer or remove it"
+def _missing_in_layer(layer: LayerSpec, engine: str) -> Iterator[str]:
+    able = ENGINES_OF_KIND[layer.kind]
+    if engine in AVAILABLE_ENGINES and engine not in able:
+        yield f".kind: {_not_yet(layer.kind)} with the {engine} engine; use {' or '.join(able)}, or hide the layer"
         return
     if layer.follow is not None:
         yield f".follow: {_not_yet('following a surface')}; remove it and key the boxes by hand"
-    if layer.target is not None and (layer.target.prompts or layer.target.path or layer.target.edits):
-        yield f".target: {_not_yet('a target, which only replace and remove use,')}; remove it"
+    yield from _missing_in_target(layer)
     for index, mask in enumerate(layer.holdouts):
         yield from (f".holdouts[{index}]{reason}" for reason in _missing_in_mask(mask))
+    if layer.kind == "remove":
+        if layer.boxes or layer.trajectories:
+            yield f".{'boxes' if layer.boxes else 'trajectories'}: a layer that removes something does not move; take them away"
+        return
     yield from _missing_in_references(layer)
     yield from _missing_in_motion(layer)
+
+
+def _missing_in_target(layer: LayerSpec) -> Iterator[str]:
+    target = layer.target
+    is_given = target is not None and bool(target.prompts or target.path or target.edits)
+    if layer.kind == "insert":
+        if is_given:
+            yield f".target: {_not_yet('a target, which only replace and remove use,')}; remove it"
+    elif target is None or not is_given:
+        yield f".target: nothing says what to {layer.kind}; give the path of a mask of it"
+    else:
+        yield from (f".target{reason}" for reason in _missing_in_mask(target))
 
 
 def _missing_in_mask(mask: MaskSpec) -> Iterator[str]:
@@ -518,7 +541,7 @@ def _missing_in_references(layer: LayerSpec) -> Iterator[str]:
 
 
 def _missing_in_motion(layer: LayerSpec) -> Iterator[str]:
-    if not layer.boxes and len(layer.trajectories) < 2:
+    if layer.kind == "insert" and not layer.boxes and len(layer.trajectories) < 2:
         yield ".boxes: nothing says where the object is; draw a box, or at least two trajectories"
     if layer.deform == "perspective" and len(layer.trajectories) != 4:
         yield f".deform: perspective needs exactly four trajectories, not {len(layer.trajectories)}"
@@ -603,7 +626,8 @@ class _LayerBuilder:
             anchor=spec.anchor,
             deform=spec.deform,
             boxes=boxes,
-            trajectories=self._trajectories(spec, references[0], where),
+            trajectories=self._trajectories(spec, references, where),
+            target=None if spec.kind == "insert" or spec.target is None else self._mask(spec.target, f"{where}.target"),
             holdouts=tuple(self._mask(mask, f"{where}.holdouts[{i}]") for i, mask in enumerate(spec.holdouts)),
             blend=spec.blend.to_settings(),
         )
@@ -634,9 +658,10 @@ class _LayerBuilder:
             keys[frame] = BoxKey(each.box, float(each.rotation_deg), each.ease, each.enter, each.leave)
         return build_box_sequence(keys, self.clip.hw, self.clip.num_frames)
 
-    def _trajectories(self, spec: LayerSpec, reference: Reference, where: str) -> TrajectorySet | None:
+    def _trajectories(self, spec: LayerSpec, references: Sequence[Reference], where: str) -> TrajectorySet | None:
         if not spec.trajectories:
             return None
+        reference = references[0]
         keys = [TrajectoryKeys(each.point, each.keys, each.ease, each.visible) for each in spec.trajectories]
         with _located(f"{where}.trajectories"):
             return build_trajectory_set(keys, reference.points_px, self.clip.hw, self.clip.num_frames)
@@ -695,7 +720,13 @@ class _LayerBuilder:
         return self.opened[key]
 
     def _check_seen(self, layer: Layer, where: str) -> None:
-        """The object must exist, and touch the picture, in some frame of the range."""
+        """The object must exist, and touch the picture, in some frame of the range; a target must mark something in it."""
+        if layer.target is not None:
+            runs = [each for each in layer.target.runs[slice(*self.frame_range)] if each is not None]
+            if not any(decode_rle(each, self.clip.hw).any() for each in runs):
+                fault(f"{where}.target", "the mask is empty in every frame of the range; use another mask or range")
+            if layer.boxes is None:
+                return
         with _located(where):
             motion = build_layer_motion(layer)
         frames = [frame for frame in range(*self.frame_range) if motion.exists(frame)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import queue
 import threading
 import time
@@ -106,14 +107,24 @@ def check_outputs(
 
 
 def check_replaceable(path: Path, keep: Sequence[Path]) -> None:
-    """Raise ``UserError`` if ``path`` is a folder, lies in none, or is one of the files ``keep``, under whatever name."""
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"The folder of {path.name!r} does not exist; create it or choose another one.")
-    if path.is_dir():
-        raise UserError(f"{path.name!r} is a folder; give the result a file name.")
-    for source in keep:
-        if path.exists() and source.exists() and path.samefile(source):
-            raise UserError(f"The result would replace {source.name!r}, from which it is made; give it another name.")
+    """Raise ``UserError`` if ``path`` is a folder, lies in none, or is one of the files ``keep``, under whatever name; or if the
+    system cannot say, because the name is too long or its folder may not be entered."""
+    try:
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"The folder of {path.name!r} does not exist; create it or choose another one.")
+        if path.is_dir():
+            raise UserError(f"{path.name!r} is a folder; give the result a file name.")
+        replaced = [source for source in keep if path.exists() and source.exists() and path.samefile(source)]
+    except OSError as error:
+        raise UserError(
+            f"{_shortened(path.name)!r} cannot be written: {os.strerror(error.errno or 0)}; choose another place."
+        ) from error
+    if replaced:
+        raise UserError(f"The result would replace {replaced[0].name!r}, from which it is made; give it another name.")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:59]}…"
 
 
 class _Job:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LIGHT_NAMES = ("types", "geometry", "motion", "media", "project", "engines", "errors", "documents", "masks")
 LIGHT_FLOOR = {f"pipeline.{name}" for name in LIGHT_NAMES}
 LIGHT_LIBRARIES = {"numpy", "scipy", "av"}
-EDITOR_ORDER = ["app", "editor.layout", "editor.handlers", ("editor.session", "editor.storage", "editor.canvas")]
+COMPONENTS = ("editor.canvas", "editor.result")
+EDITOR_ORDER = ["app", "editor.layout", "editor.handlers", ("editor.session", "editor.storage", "editor.takes", *COMPONENTS)]
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def broken_rule(found: Import) -> str | None:
     top = imported.split(".")[0]
     if is_under(importer, "pipeline") and top in ("editor", "gradio", "app"):
         return "pipeline knows nothing of the page"
-    if top in ("gradio", "gradio_client") and not is_under(importer, "app", "editor.layout", "editor.handlers", "editor.canvas"):
-        return "gradio appears in app, layout, handlers and canvas alone"
+    if top in ("gradio", "gradio_client") and not is_under(importer, "app", "editor.layout", "editor.handlers", *COMPONENTS):
+        return "gradio appears in app, layout, handlers and the components alone"
     if is_under(importer, "editor") and top in ("torch", "diffusers", "transformers", "cv2", "pymatting"):
         return "the editor has no models and no arithmetic"
     if (importer, imported.rpartition(".")[0]) in (
@@ -84,8 +85,9 @@ def broken_rule(found: Import) -> str | None:
     low = next((level for name, level in rank.items() if is_under(importer, name)), None)
     high = next((level for name, level in rank.items() if is_under(imported, name)), None)
     if low is not None and high is not None and high < low:
-        return "app → layout → handlers → session, storage, canvas"
-    if is_under(importer, "editor.session", "editor.storage") and top == "pipeline" and not is_under(imported, *LIGHT_FLOOR):
+        return "app → layout → handlers → session, storage, takes, components"
+    is_kept = is_under(importer, "editor.session", "editor.storage", "editor.takes")
+    if is_kept and top == "pipeline" and not is_under(imported, *LIGHT_FLOOR):
         return "what the editor keeps stands on the light floor alone"
     return None
 

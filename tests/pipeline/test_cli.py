@@ -211,7 +211,7 @@ def test_a_reference_that_is_huge_or_empty_or_none(folder, capsys):
         ),
         ([(*LAYER, "kind", "replace")], "layers[0].kind: replace is not available yet"),
         ([(*LAYER, "target", {"prompts": {"0": {"clicks": [[0.5, 0.5, 1]]}}})], "layers[0].target: "),
-        ([("engine", {"name": "videoanydoor"})], "engine.name: videoanydoor is not available yet"),
+        ([("engine", {"name": "vace"})], "engine.name: vace is not available yet"),
     ],
 )
 def test_a_document_at_fault(folder, capsys, steps, says):
@@ -271,6 +271,7 @@ def test_places_that_cannot_be_written(folder, capsys, monkeypatch):
     write_project(folder)
     assert main(["render", str(folder / "project.json"), "-o", "/proc/out.mp4"]) == INPUT_AT_FAULT
     assert "out.mp4" in capsys.readouterr().err
+    assert_refused(folder, capsys, output="o" * 300 + ".mp4", says="File name too long")
 
     def refuse(self, *arguments, **options):
         raise PermissionError(13, "Permission denied")
@@ -308,7 +309,7 @@ def test_a_disk_that_fills_up_on_the_way(folder):
 
 
 def test_a_bug_exits_with_1_and_shows_its_traceback(folder, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "ENGINES", {"composite": lambda device: FakeEngine(fail_at=3)})
+    monkeypatch.setattr(cli, "ENGINES", {"composite": lambda *_: FakeEngine(fail_at=3)})
     before = files(folder) | {"project.json"}
     assert run(folder, "--json") == FAILED
     captured = capsys.readouterr()
@@ -321,7 +322,7 @@ def test_running_out_of_memory_is_one_sentence(folder, capsys, monkeypatch):
             raise MemoryError
             yield
 
-    monkeypatch.setattr(cli, "ENGINES", {"composite": lambda device: Greedy()})
+    monkeypatch.setattr(cli, "ENGINES", {"composite": lambda *_: Greedy()})
     before = files(folder) | {"project.json"}
     assert run(folder) == FAILED
     error = capsys.readouterr().err
@@ -343,7 +344,7 @@ class Slow(FakeEngine):
         for frame in super().run(request, report, warn):
             time.sleep(0.2)
             yield frame
-cli.ENGINES = {"composite": lambda device: Slow()}
+cli.ENGINES = {"composite": lambda *_: Slow()}
 sys.exit(cli.main())
 """
 
@@ -365,6 +366,20 @@ def test_a_signal_stops_cleans_up_and_exits_with_130(folder, signals):
     rest = process.communicate(timeout=20)[1]
     assert process.returncode == INTERRUPTED and rest.endswith("interrupted\n") and "Traceback" not in rest
     assert files(folder) == before
+
+
+def test_an_interrupt_while_the_libraries_load_is_one_too():
+    code = (
+        "import sys, runpy\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'pipeline.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "runpy.run_module('pipeline', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert done.returncode == INTERRUPTED and done.stderr == ""
 
 
 def test_signal_handlers_are_put_back(capsys):

@@ -1,0 +1,227 @@
+"""From one layer of an ``InsertionRequest`` to what the model is given; pure, deterministic, without weights.
+
+Pictures stay u8, channels last, until ``to_tensor`` brings them to [B, C, F, H, W] in [-1, 1]; ``to_frames`` is the way back. No
+other place converts ranges or layouts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .. import masks
+from ..composite.warp import ReferencePyramid
+from ..errors import UserError
+from ..motion import LayerMotion
+from ..types import Array, BoxSequence, Clip, Layer, MaskTrack, TrajectorySet, lock_array
+from .drawing import (
+    NUM_COLORS,
+    center_reference,
+    draw_key_points,
+    draw_trajectory_maps,
+    draw_warped,
+    make_palette,
+    move_warp,
+)
+from .regions import BOX_EXPANSION, CropWindow, build_crop_window, fill_masks, loosen_boxes, snap_boxes
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The sizes that the model dictates: ``size`` N of its pictures, ``stride`` of its latents, ``reference_size`` S of the ID
+    extractor, and whether the content encoder takes the reference ``is_warped``."""
+
+    size: int
+    stride: int
+    reference_size: int
+    is_warped: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LayerConditioning:
+    """Everything the model is told about one layer, for the F frames of the request's range.
+
+    ``window``: where it works. ``boxes`` i64[F,4]: mask boxes in model pixels, empty where the object is not. ``references``
+    u8[R,S,S,3]: centred, on white (R may be 0: nothing to insert). ``content`` u8[Fc,N,N,3]: key-point image (Fc = 1) or the warped
+    reference (Fc = F). ``motion`` u8[F,N,N,3]: trajectory maps.
+    """
+
+    window: CropWindow
+    boxes: Array
+    references: Array
+    content: Array
+    motion: Array
+
+    def __post_init__(self) -> None:
+        size = self.window.size
+        lock_array(self, "boxes", np.int64, (len(self.motion), 4))
+        lock_array(self, "references", np.uint8, (None, None, None, 3))
+        lock_array(self, "content", np.uint8, (None, size, size, 3))
+        lock_array(self, "motion", np.uint8, (None, size, size, 3))
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.motion)
+
+    def masks(self) -> Array:
+        """bool[F,N,N], true where the model is to generate."""
+        return fill_masks(self.boxes, self.window.size)
+
+
+def build_conditioning(layer: Layer, clip: Clip, frame_range: tuple[int, int], grid: Grid) -> LayerConditioning | None:
+    """The conditioning of a layer over ``frame_range``; None when there is nothing to do in it (the object is absent or outside).
+
+    Raises ``UserError`` when a ``replace`` or ``remove`` layer has no target.
+    """
+    start, stop = frame_range
+    motion = _layer_motion(layer, clip)
+    boxes, is_present = _object_boxes(layer, motion, clip, frame_range)
+    if not is_present.any():
+        return None
+    loose = np.zeros_like(boxes)
+    loose[is_present] = loosen_boxes(boxes[is_present], BOX_EXPANSION)
+    window = build_crop_window(loose, is_present, clip.hw, grid.size)
+    snapped = snap_boxes(loose, window, clip.hw, grid.stride)
+    snapped[~is_present] = 0
+    if not snapped.any():
+        return None
+    frames = range(start, stop)
+    exists = np.array([motion is not None and motion.exists(frame) for frame in frames])
+    return LayerConditioning(
+        window=window,
+        boxes=snapped,
+        references=_references(layer, grid),
+        content=_warped_content(layer, motion, exists, window, frames)
+        if grid.is_warped
+        else _key_point_image(layer, frame_range, grid),
+        motion=_trajectory_maps(layer, exists, window, frame_range),
+    )
+
+
+# -- where the object is ----------------------------------------------------------------------------------------------------------
+
+
+def _layer_motion(layer: Layer, clip: Clip) -> LayerMotion | None:
+    """The motion of the first reference (a ``replace`` without boxes and points follows its target); None for ``remove``."""
+    if layer.kind != "insert" and layer.target is None:
+        raise UserError(f"layer {layer.name!r}: to {layer.kind} something, mark it first (the target mask).")
+    if not layer.references:
+        return None
+    boxes = layer.boxes
+    if boxes is None and layer.target is not None:
+        boxes = _boxes_of_track(layer.target, clip)
+    if boxes is None and (layer.trajectories is None or len(layer.trajectories) < 2):
+        raise UserError(f"layer {layer.name!r}: nothing says where the object is; draw a box or mark a target.")
+    return LayerMotion(layer.references[0], boxes, layer.trajectories, layer.fit, layer.anchor, layer.deform)
+
+
+def _track_bounds(track: MaskTrack) -> tuple[Array, Array]:
+    """Bounds f64[T,4] of every frame's mask, and bool[T] where there is one."""
+    bounds, is_present = np.zeros((len(track), 4)), np.zeros(len(track), np.bool_)
+    for frame, runs in enumerate(track.runs):
+        mask = np.zeros(track.hw, np.bool_) if runs is None else masks.decode_rle(runs, track.hw)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(rows):
+            bounds[frame] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            is_present[frame] = True
+    return bounds, is_present
+
+
+def _boxes_of_track(track: MaskTrack, clip: Clip) -> BoxSequence | None:
+    """The mask's own bounds as a box sequence, carried on where it is empty; None when it is empty everywhere."""
+    bounds, is_present = _track_bounds(track)
+    known = np.flatnonzero(is_present)
+    if len(known) == 0:
+        return None
+    frames = np.arange(clip.num_frames)
+    dense = np.stack([np.interp(frames, known, bounds[known, axis]) for axis in range(4)], axis=1)
+    still = np.zeros(clip.num_frames, np.bool_)
+    return BoxSequence(dense.astype(np.float32), np.zeros(clip.num_frames, np.float32), is_present, still)
+
+
+def _object_boxes(layer: Layer, motion: LayerMotion | None, clip: Clip, frame_range: tuple[int, int]) -> tuple[Array, Array]:
+    """Boxes f64[F,4] that hold the object and its target, and bool[F] where they touch the picture."""
+    frames = slice(*frame_range)
+    boxes = np.full((frame_range[1] - frame_range[0], 4), np.array([np.inf, np.inf, -np.inf, -np.inf]))
+    if motion is not None:
+        exists = np.array([motion.exists(frame) for frame in range(*frame_range)])
+        boxes[exists] = motion.effective_boxes_px[frames][exists]
+    if layer.target is not None:
+        bounds, has_target = (item[frames] for item in _track_bounds(layer.target))
+        boxes[has_target, :2] = np.minimum(boxes[has_target, :2], bounds[has_target, :2])
+        boxes[has_target, 2:] = np.maximum(boxes[has_target, 2:], bounds[has_target, 2:])
+    is_present = (boxes[:, 0] < clip.width) & (boxes[:, 1] < clip.height) & (boxes[:, 2:] > 0).all(axis=1)
+    boxes[~is_present] = 0
+    return boxes, is_present
+
+
+# -- the pictures that guide ------------------------------------------------------------------------------------------------------
+
+
+def choose_points(trajectories: TrajectorySet, frame_range: tuple[int, int]) -> Array:
+    """Indices i64[K] of the trajectories that are drawn: all, or the ``NUM_COLORS`` with the longest visible path in the range."""
+    if len(trajectories) <= NUM_COLORS:
+        return np.arange(len(trajectories))
+    frames = slice(*frame_range)
+    steps = np.linalg.norm(np.diff(trajectories.points_px[:, frames], axis=1), axis=2)
+    lengths = (steps * trajectories.is_visible[:, frames][:, 1:]).sum(axis=1)
+    return np.sort(np.argsort(-lengths, kind="stable")[:NUM_COLORS])
+
+
+def _trajectory_maps(layer: Layer, exists: Array, window: CropWindow, frame_range: tuple[int, int]) -> Array:
+    if layer.trajectories is None:
+        return np.zeros((len(exists), window.size, window.size, 3), np.uint8)
+    chosen = choose_points(layer.trajectories, frame_range)
+    points = layer.trajectories.points_px[chosen, slice(*frame_range)].astype(np.float64)  # [K, F, 2]
+    points = (points - window.offsets_px[None]) * window.scale
+    is_visible = layer.trajectories.is_visible[chosen, slice(*frame_range)] & exists
+    return draw_trajectory_maps(points, is_visible, make_palette()[: len(chosen)], window.size)
+
+
+def _key_point_image(layer: Layer, frame_range: tuple[int, int], grid: Grid) -> Array:
+    if not layer.references:
+        return np.full((1, grid.size, grid.size, 3), 255, np.uint8)
+    canvas, matrix = center_reference(layer.references[0], grid.size)
+    if layer.trajectories is None:
+        return canvas[None]
+    chosen = choose_points(layer.trajectories, frame_range)
+    return draw_key_points(canvas, matrix, layer.trajectories.anchors_px[chosen], make_palette()[: len(chosen)])[None]
+
+
+def _warped_content(layer: Layer, motion: LayerMotion | None, exists: Array, window: CropWindow, frames: range) -> Array:
+    if motion is None:
+        return np.full((len(frames), window.size, window.size, 3), 255, np.uint8)
+    pyramid = ReferencePyramid(layer.references[0])
+    pictures = []
+    for index, frame in enumerate(frames):
+        warp = move_warp(motion.warp(frame), window.matrix(index)) if exists[index] else None
+        pictures.append(draw_warped(pyramid, warp, window.size))
+    return np.stack(pictures)
+
+
+def _references(layer: Layer, grid: Grid) -> Array:
+    pictures = [center_reference(reference, grid.reference_size)[0] for reference in layer.references]
+    return np.stack(pictures) if pictures else np.zeros((0, grid.reference_size, grid.reference_size, 3), np.uint8)
+
+
+# -- the converters ---------------------------------------------------------------------------------------------------------------
+
+
+def to_tensor(pictures: Array) -> torch.Tensor:
+    """u8[F,H,W,3] to f32[1,3,F,H,W] in [-1, 1]."""
+    values = torch.from_numpy(np.array(pictures)).permute(3, 0, 1, 2)[None]
+    return values.float() / 127.5 - 1
+
+
+def to_frames(video: torch.Tensor) -> Array:
+    """f[1,3,F,H,W] in [-1, 1] to u8[F,H,W,3]; ``to_frames(to_tensor(x))`` is x."""
+    values = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    frames: Array = values.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+    return frames
+
+
+def to_mask(masks_: Array) -> torch.Tensor:
+    """bool[F,H,W] to f32[1,1,F,H,W], 1 = to generate."""
+    return torch.from_numpy(np.ascontiguousarray(masks_))[None, None].float()
