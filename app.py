@@ -7,16 +7,23 @@ works in a temporary folder, since the program's own folder may be read-only the
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from editor.canvas import Canvas
+    from pipeline.cache import ArtifactCache
+    from pipeline.engine_choice import EngineByName
 
 ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "assets" / "examples"
@@ -36,6 +43,8 @@ class Settings:
     max_disk_mb: int
     queue_size: int
     time_to_live_s: float
+    device: str
+    checkpoints: Path
 
 
 def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] | None = None) -> Settings:
@@ -55,13 +64,17 @@ def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] |
     parser.add_argument(
         "--time-to-live-s", type=_whole(60, 10**8), default=4 * 3600, help="how long unused files stay (%(default)s)"
     )
+    parser.add_argument("--device", type=_device, default="auto", help="where VideoAnydoor runs: auto, cpu or cuda (%(default)s)")
+    parser.add_argument(
+        "--checkpoints", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="folder of VideoAnydoor's checkpoints"
+    )
     values = parser.parse_args(argv)
     workdir = values.workdir or (_temporary_workdir() if on_space else ROOT / "workdir")
     return Settings(**{**vars(values), "workdir": workdir.resolve()})
 
 
-def build_demo(settings: Settings) -> gr.Blocks:
-    """Make the folders, the engine and the page."""
+def build_demo(settings: Settings) -> tuple[gr.Blocks, Canvas]:
+    """Make the folders, the engine and the page, with the canvas in it, whose routes the server must mount."""
     uploads = settings.workdir / "served"
     uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
@@ -72,16 +85,45 @@ def build_demo(settings: Settings) -> gr.Blocks:
     from editor.storage import WorkStore, keep_house
     from editor.workbench import Workbench
     from pipeline.cache import ArtifactCache
-    from pipeline.composite import CompositeEngine
     from pipeline.media import MediaLimits
+    from pipeline.videoanydoor.folders import list_checkpoints
 
     max_bytes = settings.max_disk_mb * 2**20
     store = WorkStore(settings.workdir / "visitors", settings.time_to_live_s, max_bytes, max_visitor_bytes=max_bytes // 4)
-    keep_house(store, uploads, max(30.0, settings.time_to_live_s / 24))
+    keep_house(store, uploads, min(60.0, settings.time_to_live_s / 4), max_served_bytes=max_bytes // 2)
     limits = MediaLimits(max_frames=settings.max_frames, max_pixels=settings.max_pixels, cpu_s=60, timeout_s=90)
-    workbench = Workbench(limits, ArtifactCache(settings.workdir / "cache"))
-    page = Page(store, workbench, CompositeEngine(), uploads, sorted(EXAMPLES.glob("*.json")))
-    return build_page(page, settings.time_to_live_s, settings.queue_size)
+    artifacts = ArtifactCache(settings.workdir / "cache")
+    page = Page(
+        store,
+        Workbench(limits, artifacts),
+        build_engines(settings, artifacts),
+        uploads,
+        sorted(EXAMPLES.glob("*.json")),
+        [path.name for path in list_checkpoints(settings.checkpoints)],
+    )
+    return build_page(page, settings.time_to_live_s, settings.queue_size), page.canvas
+
+
+def build_engines(settings: Settings, artifacts: ArtifactCache, environ: dict[str, str] | None = None) -> EngineByName:
+    """The engines that projects may name, each built at its first use, so that the page opens without them.
+
+    Where GPUs are lent for single calls (``SPACES_ZERO_GPU`` is set), VideoAnydoor and its checkpoints are loaded here, before the
+    server starts, and its sampling runs in such calls.
+    """
+    from pipeline import videoanydoor
+    from pipeline.composite import CompositeEngine
+    from pipeline.engine_choice import EngineByName
+
+    environ = dict(os.environ) if environ is None else environ
+    build = partial(videoanydoor.build_engine, settings.device, settings.checkpoints, artifacts)
+    if environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"} and importlib.util.find_spec("spaces") is not None:
+        import spaces  # must come before torch
+
+        from pipeline.videoanydoor import zero_gpu
+
+        lent = zero_gpu.build_engine(settings.checkpoints, artifacts, spaces.GPU)
+        return EngineByName({"composite": CompositeEngine, "videoanydoor": lambda: lent})
+    return EngineByName({"composite": CompositeEngine, "videoanydoor": build})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,9 +131,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = parse_arguments(argv)
-    demo = build_demo(settings)
+    demo, canvas = build_demo(settings)
 
     from editor.layout import CSS_PATH, build_theme
+    from editor.result import mount_viewer
 
     demo.launch(
         server_name=settings.host,
@@ -110,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         footer_links=["api"],
         theme=build_theme(),
         css_paths=[CSS_PATH],
+        app_kwargs={"routes": [canvas.mount(), mount_viewer()]},
     )
 
 
@@ -120,6 +164,12 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def _device(text: str) -> str:
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,2})?", text) is None:
+        raise argparse.ArgumentTypeError("must be auto, cpu, cuda, cuda:NUMBER or mps")
+    return text
 
 
 def _user_and_password(text: str) -> tuple[str, str]:

@@ -3,9 +3,9 @@
     python -m benchmarks.harmonize_quality [--folder DIR] [--objects DIR] [--strength 1.0]
 
 Every scene (a clip or a photograph of the folder; without one, the example clips) is given every cast by multiplying its linear
-light, rounded to 8 bits again. The object, photographed neutrally, must then look as under the same cast. An object's error is the
-CIE 1976 difference between its mean colour and that truth; plain pasting is the object as it is. Objects are the PNGs with an alpha
-channel of ``--objects`` and the 24 patches of the ColorChecker chart.
+light or, for some casts, its display values, rounded to 8 bits again. The object, photographed neutrally, must then look as under
+the same cast. An object's error is the CIE 1976 difference between its mean colour and that truth; plain pasting is the object as
+it is. Objects are the PNGs with an alpha channel of ``--objects`` and the 24 patches of the ColorChecker chart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,16 @@ CASTS = {
     "dusk": (0.5, 0.6, 0.8),
     "low sun": (0.95, 0.7, 0.5),
     "slightly warm": (1.1, 1.0, 0.9),
+    "dim": (0.65, 0.65, 0.65),
 }
+DISPLAY_CASTS = {
+    "display warm": (1.25, 1.0, 0.75),
+    "display cool": (0.75, 1.0, 1.2),
+    "display green": (0.9, 1.1, 0.9),
+    "display dim": (0.8, 0.8, 0.8),
+    "display warm, dim": (0.8, 0.68, 0.55),
+}
+"""Gains of the display values rather than of the light, as an editing program's channel mixer applies them."""
 COLOR_CHECKER = (
     "735244 c29682 627a9d 576c43 8580b1 67bdaa d67e2c 505ba6 c15a63 5e3c6c 9dbc40 e0a32e "
     "383d96 469449 af363c e7c71f bb5695 0885a1 f3f3f2 c8c8c8 a0a0a0 7a7a79 555555 343434"
@@ -95,16 +104,26 @@ def mean_lab(pixels: np.ndarray) -> np.ndarray:
     return np.array([116 * root[1] - 16, 500 * (root[0] - root[1]), 200 * (root[1] - root[2])])
 
 
+def apply_display_gains(display: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """Display values u8 multiplied by ``gains``, rounded and clipped."""
+    return np.clip(np.round(display * gains), 0, 255).astype(np.uint8)
+
+
 def measure_scene(frames: list[np.ndarray], objects: dict[str, np.ndarray], strength: float) -> dict[str, np.ndarray]:
     """Per cast, f64[objects,2]: the error of plain pasting and of harmonising."""
     errors = {}
-    for name, cast in CASTS.items():
-        seen = [apply_light(decode_light(frame), np.array(cast)) for frame in frames]
+    plain = {name: apply_light(pixels, np.ones(3)) for name, pixels in objects.items()}
+    for name, cast in (CASTS | DISPLAY_CASTS).items():
+        if name in CASTS:
+            seen = [apply_light(decode_light(frame), np.array(cast)) for frame in frames]
+        else:
+            seen = [apply_display_gains(frame, np.array(cast)) for frame in frames]
         gains = object_gains(estimate_light(seen), strength)
         rows = []
-        for pixels in objects.values():
-            truth, plain, ours = (mean_lab(apply_light(pixels, light)) for light in (np.array(cast), np.ones(3), gains))
-            rows.append((np.linalg.norm(plain - truth), np.linalg.norm(ours - truth)))
+        for key, pixels in objects.items():
+            true = apply_light(pixels, np.array(cast)) if name in CASTS else apply_display_gains(plain[key], np.array(cast))
+            truth, pasted, ours = (mean_lab(image) for image in (true, plain[key], apply_light(pixels, gains)))
+            rows.append((np.linalg.norm(pasted - truth), np.linalg.norm(ours - truth)))
         errors[name] = np.array(rows)
     return errors
 
@@ -119,9 +138,10 @@ def main() -> None:
     scenes = {name: measure_scene(frames, objects, arguments.strength) for name, frames in read_scenes(arguments.folder)}
     if not scenes:
         raise SystemExit(f"there is no clip and no photograph in {arguments.folder}.")
-    print(f"{len(scenes)} scenes, {len(objects)} objects, {len(CASTS) - 1} casts, harmonize {arguments.strength:g}")
+    count = len(CASTS) + len(DISPLAY_CASTS) - 1
+    print(f"{len(scenes)} scenes, {len(objects)} objects, {count} casts, harmonize {arguments.strength:g}")
     ratios = []
-    for name in CASTS:
+    for name in CASTS | DISPLAY_CASTS:
         plain, ours = np.concatenate([errors[name] for errors in scenes.values()]).T
         if name == "none":
             unchanged = ours
@@ -129,7 +149,7 @@ def main() -> None:
         share = ours / np.maximum(plain, 1e-6)
         ratios.append(share)
         print(
-            f"  {name:14s} error plain {np.median(plain):5.1f}, harmonised {np.median(ours):5.1f} dE; ratio {np.median(share):.2f}"
+            f"  {name:18s} error plain {np.median(plain):5.1f}, harmonised {np.median(ours):5.1f} dE; ratio {np.median(share):.2f}"
         )
     every = np.concatenate(ratios)
     median, worse = np.median(every), np.mean(every > 1)

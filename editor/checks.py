@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.project import MAX_LAYERS
 
-from .session import Point, find_file_names
-from .views import TOOLS
+from .session import find_file_names
 
 MAX_FILES = 16
 """How many files come at once."""
@@ -37,17 +37,10 @@ def check_frame(value: object, num_frames: int) -> int:
     return int(min(max(round(number), 0), max(num_frames - 1, 0)))
 
 
-def check_point(value: object, what: str) -> Point:
-    """Two finite numbers."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise UserError(f"{what} must be two numbers.")
-    return check_number(value[0], what), check_number(value[1], what)
-
-
-def check_tool(value: object) -> str:
-    if value not in TOOLS:
-        raise UserError("Choose Start box, End box or Path first.")
-    return str(value)
+def check_layer(value: object) -> int:
+    """The index of a layer, as far as that can be told without the document."""
+    number = check_number(0 if value is None else value, "The layer")
+    return int(min(max(round(number), 0), MAX_LAYERS - 1))
 
 
 def check_text(value: object, what: str, max_chars: int) -> str:
@@ -74,8 +67,7 @@ def check_uploads(uploads: Path, paths: object) -> list[Path]:
 
 def check_file_names(document: Mapping[str, Any]) -> None:
     """A project names its files without folders, and no other path of the server."""
-    if document.get("engine", {}).get("checkpoint") is not None:
-        raise UserError("A project that names a checkpoint can only be rendered from the command line; remove engine.checkpoint.")
-    for name in find_file_names(document):
+    checkpoint = document.get("engine", {}).get("checkpoint")
+    for name in (*find_file_names(document), *(() if checkpoint is None else (checkpoint,))):
         if Path(name).name != name or name in {".", ".."} or "\\" in name or "\0" in name:
             raise UserError(f"{Path(name).name[:80]!r}: a project on this page names its files without folders.")

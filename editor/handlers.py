@@ -24,15 +24,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import gradio as gr
 
-from pipeline.animatic import scale_to
 from pipeline.errors import Cancelled, UserError
+from pipeline.images import scale_to
 
+from . import engine_settings
 from . import session as steps
-from . import stage
-from .checks import check_file_names, check_frame, check_number, check_point, check_text, check_tool, check_upload, check_uploads
-from .session import BoxEnd, EditSession
+from .canvas import Canvas
+from .canvas.host import StoredWork
+from .checks import check_file_names, check_frame, check_layer, check_number, check_text, check_upload, check_uploads
+from .places import place_points
+from .result.room import ResultRoom, find_dropped_project
+from .session import EditSession
 from .storage import WorkStore, safe_name
-from .views import STOPPED, TOOLS, RunView, View, box_of, build_view, describe_progress, open_reference, share_of
+from .views import STOPPED, RunView, View, build_view, describe_progress, preview_hw, share_of
 from .workbench import OpenClip, Workbench
 
 if TYPE_CHECKING:
@@ -41,11 +45,16 @@ if TYPE_CHECKING:
     from pipeline.render import RenderSummary
     from pipeline.types import Array, InsertionRequest, Progress
 
+    from .result.room import Outcome
+
 log = logging.getLogger(__name__)
 
 NEUTRAL = "Something went wrong on the server; it has been noted. Your work is kept, so try again."
 PROGRESS_PERIOD_S = 0.2
 PREVIEW_PERIOD_S = 0.8
+
+DOWNLOAD_NAMES = {"video": "inserted.mp4", "lossless": "inserted-lossless.mkv", "layer": "object-layer.mov"}
+RESULT_SUFFIXES = (".mp4", ".mkv")
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -88,43 +97,42 @@ class Page:
     """
 
     def __init__(
-        self, store: WorkStore, workbench: Workbench, engine: Engine, uploads: Path, examples: Sequence[Path] = ()
+        self,
+        store: WorkStore,
+        workbench: Workbench,
+        engine: Engine,
+        uploads: Path,
+        examples: Sequence[Path] = (),
+        checkpoints: Sequence[str] = (),
     ) -> None:
         self.store, self.workbench, self.engine = store, workbench, engine
-        self.uploads, self.examples = Path(uploads), tuple(examples)
+        self.uploads, self.examples, self.checkpoints = Path(uploads), tuple(examples), tuple(checkpoints)
         self._stops: dict[str, threading.Event] = {}
+        self._host = StoredWork(store, workbench)
+        self.canvas = Canvas(self._host)
+        store.when_removed(self.canvas.desk.forget)
+        self.results = ResultRoom(store, workbench, self.canvas.desk, engine)
 
     # -- coming and going -------------------------------------------------------------------------------------------------------
 
     @handler
-    def open_visitor(self, kept: object = None) -> tuple[str, list[str], View]:
-        """A new visitor, with the worked example laid out where there is one.
-
-        ``kept`` is what the browser remembers: tokens, the newest first. Returns the token, what the browser shall remember, and
-        the view; the work that can be resumed, if any, comes second in that list.
-        """
+    def open_visitor(self, kept: object = None) -> tuple[str, View, int]:
+        """The visitor who comes: the one whose token this browser has ``kept``, work and all, or a new one, with the worked example
+        laid out where there is one. Returns the token, the view, and the frame to begin at."""
+        with contextlib.suppress(UserError), self.store.using(kept):
+            session = self.store.load(kept)
+            return str(kept), self._view(kept, session), self._middle(kept, session)
         token = self.store.issue()
-        view = self._load_example(token, self.examples[0]) if self.examples else self._view(token, EditSession(), 0)
-        return token, [token, *self._resumable(kept)[:1]], view
+        with contextlib.suppress(UserError):  # a server with narrow limits may refuse its own example
+            for example in self.examples[:1]:
+                view, frame_index = self._load_example(token, example)
+                self.store.save(token, EditSession(self.store.load(token).text))  # nothing before it to go back to
+                return token, view, frame_index
+        return token, self._view(token, EditSession()), 0
 
     @handler
-    def resume(self, kept: object) -> tuple[str, View]:
-        """Come back to the work that this browser left."""
-        for token in self._resumable(kept[1:] if isinstance(kept, list) else None):
-            return token, self._view(token, self.store.load(token), 0)
-        raise UserError("That work is no longer here; it was kept only for a while.")
-
-    def _resumable(self, kept: object) -> list[str]:
-        """Those of a browser's tokens whose folder is still there with more in it than the untouched example."""
-        found = []
-        for token in kept[:4] if isinstance(kept, list) else []:
-            with contextlib.suppress(UserError):
-                if len(self.store.load(token).past) > 1:
-                    found.append(str(token))
-        return found
-
-    @handler
-    def load_example(self, number: int, token: object) -> View:
+    def load_example(self, number: int, token: object) -> tuple[View, int]:
+        """The view, and the frame to go to."""
         return self._load_example(token, self.examples[number])
 
     @handler
@@ -133,7 +141,7 @@ class Page:
         self._stop(token)
         fresh = self.store.issue()
         self.store.delete(token)
-        return fresh, self._view(fresh, EditSession(), 0)
+        return fresh, self._view(fresh, EditSession())
 
     # -- files ------------------------------------------------------------------------------------------------------------------
 
@@ -149,14 +157,15 @@ class Page:
                 self.store.drop_file(token, added)
                 raise
             session = steps.set_clip(self.store.load(token), added.name, opened.clip.sha256)
-            return self._saved(token, session, 0)
+            return self._saved(token, session)
 
     @handler
-    def upload_reference(self, token: object, path: object, frame: object) -> View:
+    def upload_reference(self, token: object, path: object, layer: object = 0) -> View:
+        """The picture of a layer's thing. Paths that were drawn before it came get their points on it."""
         from pipeline.media import file_sha256
 
         source = check_upload(self.uploads, path)
-        with self.store.locked(token):
+        with self.store.using(token):
             added = self.store.add_file(token, source)
             kept = self.store.files(token) / added.name
             try:
@@ -164,23 +173,24 @@ class Page:
             except UserError:
                 self.store.drop_file(token, added)
                 raise
-            x0, y0, x1, y1 = reference.tight_box_px()
-            middle = (x0 + x1) / 2 / reference.hw[1], (y0 + y1) / 2 / reference.hw[0]
-            session = steps.set_reference(self.store.load(token), added.name, file_sha256(kept), middle)
-            return self._saved(token, session, frame)
+            with self.store.locked(token):
+                session = self.store.load(token)
+                index = min(check_layer(layer), len(session.document["layers"]) - 1)
+                points = place_points(reference, session.document["layers"][index])
+                session = steps.set_reference(session, index, added.name, file_sha256(kept), points)
+                return self._saved(token, session, index)
 
     @handler
     def open_project(self, token: object, paths: object) -> View:
-        """Open a project file, with the files it names unless they are here already."""
+        """Open a project file, or a video that was rendered here and carries its project, with the files it names unless they are
+        here already."""
         sources = check_uploads(self.uploads, paths)
-        projects = [source for source in sources if source.suffix.lower() == ".json"]
-        if len(projects) != 1:
-            raise UserError("Choose one project file (.json), together with the video and the pictures it names.")
+        chosen, text = self._find_project(sources)
         self._stop(token)
         with self.store.locked(token):
-            project = self._take_in(token, projects[0].read_bytes(), [source for source in sources if source not in projects])
+            project = self._take_in(token, text, [source for source in sources if source != chosen])
             session = steps.open_document(self.store.load(token), project.to_document())
-            return self._saved(token, session, 0)
+            return self._saved(token, session)
 
     @handler
     def save_project(self, token: object) -> str:
@@ -194,91 +204,34 @@ class Page:
     # -- editing ----------------------------------------------------------------------------------------------------------------
 
     @handler
-    def show_frame(self, token: object, tool: object, frame: object) -> View:
-        """The slider moved, or another tool was chosen."""
-        return self._view(token, self.store.load(token), frame, check_tool(tool))
+    def refresh(self, token: object, layer: object = 0) -> View:
+        """What the page shows beside the canvas, after an edit there or the choice of another layer."""
+        return self._view(token, self.store.load(token), check_layer(layer))
 
     @handler
-    def choose_tool(self, token: object, tool: object, frame: object) -> View:
-        """Another tool: a half-drawn box is forgotten, and a box tool goes to the frame where its box belongs."""
-        tool = check_tool(tool)
+    def set_blend(self, key: str, token: object, value: object, layer: object = 0) -> View:
         with self.store.locked(token):
-            session = steps.drop_corner(self.store.load(token))
-            opened = self._opened(token, session)
-            if opened is not None and tool != "Path":
-                frame = steps.box_frame(session.document, box_of(tool), opened.clip.num_frames)
-            return self._saved(token, session, frame, tool)
+            session, index = self.store.load(token), check_layer(layer)
+            return self._saved(token, steps.set_blend(session, index, key, check_number(value, "The setting")), index)
 
     @handler
-    def click_frame(self, token: object, tool: object, frame: object, pixel: object) -> View:
-        """A click on the picture, in pixels of the picture that was sent."""
-        tool = check_tool(tool)
+    def choose_engine(self, token: object, name: object, layer: object = 0) -> View:
         with self.store.locked(token):
-            session = self.store.load(token)
-            opened = self._require_clip(token, session)
-            num_frames = opened.clip.num_frames
-            point = stage.point_in_picture(check_point(pixel, "The click"), stage.view_hw(opened.clip.hw))
-            if tool == "Path":
-                session = steps.add_path_node(session, check_frame(frame, num_frames), point)
-            else:
-                session = steps.place_corner(session, box_of(tool), point, num_frames)
-            if tool == "Start box" and session.corner is None and steps.find_box(session.document, "end") is None:
-                tool, frame = "End box", steps.box_frame(session.document, "end", num_frames)
-            return self._saved(token, session, frame, tool)
+            session = engine_settings.choose_engine(self.store.load(token), name, self.checkpoints)
+            return self._saved(token, session, check_layer(layer))
 
     @handler
-    def click_cutout(self, token: object, tool: object, frame: object, pixel: object) -> View:
-        """A click on the cut-out chooses the point that follows the path."""
+    def choose_checkpoint(self, token: object, name: object, layer: object = 0) -> View:
         with self.store.locked(token):
-            session = self.store.load(token)
-            references = session.layer.get("references")
-            if not references:
-                raise UserError("Add a picture of the thing first.")
-            reference = open_reference(self.workbench, references[0], self.store.files(token))
-            point = stage.point_in_picture(check_point(pixel, "The click"), stage.cutout_hw(reference.hw))
-            return self._saved(token, steps.set_anchor(session, point), frame, check_tool(tool))
+            session = engine_settings.choose_checkpoint(self.store.load(token), name, self.checkpoints)
+            return self._saved(token, session, check_layer(layer))
 
     @handler
-    def set_box(self, token: object, end: BoxEnd, numbers: Sequence[object], tool: object, frame: object) -> View:
-        """Box numbers typed in; until all four are there, nothing happens."""
+    def set_engine_number(self, key: str, token: object, value: object, layer: object = 0) -> View:
         with self.store.locked(token):
-            session = steps.drop_corner(self.store.load(token))
-            if len(numbers) == 4 and None not in numbers:
-                x0, y0, x1, y1 = (check_number(value, "Each number of a box") for value in numbers)
-                if x1 <= x0 or y1 <= y0:
-                    raise UserError("A box needs its right edge right of its left one, and its bottom below its top.")
-                opened = self._require_clip(token, session)
-                session = steps.set_box(session, end, (x0, y0, x1, y1), opened.clip.num_frames)
-            return self._saved(token, session, frame, check_tool(tool))
-
-    @handler
-    def set_node(self, token: object, x: object, y: object, tool: object, frame: object) -> View:
-        """Path numbers typed in, for this frame."""
-        with self.store.locked(token):
-            session = self.store.load(token)
-            if x is not None and y is not None:
-                num_frames = self._require_clip(token, session).clip.num_frames
-                session = steps.add_path_node(session, check_frame(frame, num_frames), check_point((x, y), "A node"))
-            return self._saved(token, session, frame, check_tool(tool))
-
-    @handler
-    def remove_node(self, token: object, tool: object, frame: object) -> View:
-        with self.store.locked(token):
-            session = self.store.load(token)
-            num_frames = self._require_clip(token, session).clip.num_frames
-            return self._saved(token, steps.remove_path_node(session, check_frame(frame, num_frames)), frame, check_tool(tool))
-
-    @handler
-    def change(self, step: Callable[[EditSession], EditSession], token: object, tool: object, frame: object) -> View:
-        """Any step that needs nothing else: undo, redo, clear the path, clear the boxes."""
-        with self.store.locked(token):
-            return self._saved(token, step(self.store.load(token)), frame, check_tool(tool))
-
-    @handler
-    def set_blend(self, key: str, token: object, value: object, tool: object, frame: object) -> View:
-        with self.store.locked(token):
-            session = steps.set_blend(self.store.load(token), key, check_number(value, "The setting"))
-            return self._saved(token, session, frame, check_tool(tool))
+            number = check_number(value, "The setting")
+            session = engine_settings.set_engine_number(self.store.load(token), key, number)
+            return self._saved(token, session, check_layer(layer))
 
     # -- rendering --------------------------------------------------------------------------------------------------------------
 
@@ -290,25 +243,44 @@ class Page:
             self._require_complete(session)
             request, _ = self._request(self._parse(session.text), self.store.files(token))
             index = check_frame(frame, request.clip.num_frames)
-            return scale_to(self._render_one(request, index), stage.view_hw(request.clip.hw))
+            return scale_to(self._render_one(request, index), preview_hw(request.clip.hw))
 
     def insert(self, token: object, wants_lossless: object, wants_layer: object) -> Generator[RunView, None, None]:
         """Render, telling progress. Closing the generator, ``cancel``, and a new start of the visitor's work all stop it within a
         frame and keep what was there before. An unchanged request is not rendered again."""
-        yield RunView(True, "Starting…")
-        try:
-            with told_to_the_person(), self.store.using(token) as folder, self._stoppable(folder.name) as stop:
-                yield from self._insert(token, wants_lossless is True, wants_layer is True, stop)
-        except Cancelled:
-            yield STOPPED
-        except gr.Error as error:
-            yield RunView(False, html.unescape(str(error.message)))
-            raise
+        yield from self._told(token, lambda stop: self._insert(token, wants_lossless is True, wants_layer is True, stop))
+
+    def splice(self, token: object) -> Generator[RunView, None, None]:
+        """Render the frames between the in and out points anew, into the take that is shown; told and stopped like ``insert``."""
+        yield from self._told(token, lambda stop: self._splice(token, stop))
+
+    def pack(self, token: object) -> Generator[RunView, None, None]:
+        """Make the export pack of the take that is shown; told and stopped like ``insert``. The last view's file is ``pack``."""
+        yield from self._told(token, lambda stop: self._pack(token, stop))
 
     def cancel(self, token: object) -> RunView:
         """Stop this visitor's render, if there is one."""
         self._stop(token)
         return STOPPED
+
+    # -- results ----------------------------------------------------------------------------------------------------------------
+
+    @handler
+    def show_results(self, token: object) -> dict[str, Any]:
+        """What the result viewer shows."""
+        return self.results.build_value(token)
+
+    @handler
+    def show_files(self, token: object) -> dict[str, str]:
+        """The files of the take that is shown, by kind, to play and to download."""
+        return self._published_take(token)
+
+    @handler
+    def act_on_take(self, token: object, wish: object) -> Outcome:
+        """What the person asks of a take, as the viewer sends it."""
+        return self.results.act(token, wish)
+
+    # -- the API ----------------------------------------------------------------------------------------------------------------
 
     def render_files(self, project_json: object, files: object) -> Generator[tuple[str | None, dict[str, Any]], None, None]:
         """The API's ``/render``: progress as ``(None, {...})``, at the end the video and its report."""
@@ -342,6 +314,18 @@ class Page:
         if stop is not None:
             stop.set()
 
+    def _told(self, token: object, work: Callable[[threading.Event], Iterator[RunView]]) -> Generator[RunView, None, None]:
+        """A job of this visitor's, from its start to whatever end it comes to."""
+        yield RunView(True, "Starting…")
+        try:
+            with told_to_the_person(), self.store.using(token) as folder, self._stoppable(folder.name) as stop:
+                yield from work(stop)
+        except Cancelled:
+            yield STOPPED
+        except gr.Error as error:
+            yield RunView(False, html.unescape(str(error.message)))
+            raise
+
     def _insert(self, token: object, wants_lossless: bool, wants_layer: bool, stop: threading.Event) -> Iterator[RunView]:
         session = self.store.load(token)
         self._require_complete(session)
@@ -351,6 +335,7 @@ class Page:
         stem = hashlib.sha256(f"{request.digest()} {session.text}".encode()).hexdigest()[:32]
         video, lossless, layer = (results / f"{stem}{suffix}" for suffix in (".mp4", ".mkv", ".mov"))
         notes = results / f"{stem}.json"
+        self.store.trim_results(token)
         if not (notes.exists() and video.exists() and (layer.exists() or not wants_layer)):
             summary = yield from self._run(self._render(request, project, video, layer=layer if wants_layer else None), stop)
             warnings = [*warnings, *summary.warnings]
@@ -358,18 +343,66 @@ class Page:
         if wants_lossless and not lossless.exists():
             yield from self._run(self._render(request, project, lossless, lossless=True), stop)
         found = json.loads(notes.read_text(encoding="utf-8"))
-        files = {"video": self._publish(video, "inserted.mp4")}
-        if wants_lossless:
-            files["lossless"] = self._publish(lossless, "inserted-lossless.mkv")
-        if wants_layer:
-            files["layer"] = self._publish(layer, "object-layer.mov")
-        files["project"] = self._publish_text(json.dumps(session.document, ensure_ascii=False, indent=1), "project.json")
+        self.results.add(token, stem, session.text, request)
+        files = self._published_take(token)
         line = f"Done: {request.num_frames} frame{'s' if request.num_frames != 1 else ''}."
         yield RunView(False, line, 1.0, files=files, warnings=tuple(dict.fromkeys(found)))
 
-    def _run(
-        self, work: Generator[Progress, None, RenderSummary], stop: threading.Event
-    ) -> Generator[RunView, None, RenderSummary]:
+    def _splice(self, token: object, stop: threading.Event) -> Iterator[RunView]:
+        from pipeline.preflight import plan_render
+        from pipeline.render import render
+
+        self.store.trim_results(token)
+        job = self.results.plan_splice(token)
+        warnings = job.warnings
+        if not job.is_done:
+            plan_render(job.request, job.output)
+            summary = yield from self._run(render(job.request, job.engine, job.output, metadata=job.metadata), stop)
+            warnings = (*warnings, *summary.warnings)
+        self.results.finish_splice(token, job)
+        line = f"Done: {job.take.name}."
+        yield RunView(False, line, 1.0, files=self._published_take(token), warnings=tuple(dict.fromkeys(warnings)))
+
+    def _pack(self, token: object, stop: threading.Event) -> Iterator[RunView]:
+        from pipeline.preflight import plan_render
+
+        job = self.results.plan_pack(token)
+        if not job.output.exists():
+            plan_render(job.request, job.output, lossless=True, layer_alpha_path=job.output)
+            yield from self._run(job.write(), stop)
+        yield RunView(False, "The export pack is ready.", 1.0, files={"pack": self._publish(job.output, job.name)})
+
+    def _published_take(self, token: object) -> dict[str, str]:
+        """The files of the take that is shown, where the browser can fetch them; none without a take."""
+        found = self.results.shown_files(token)
+        files = {kind: self._publish(path, DOWNLOAD_NAMES[kind]) for kind, path in found.items()}
+        if files:
+            text = json.dumps(json.loads(self.results.shown_project(token)), ensure_ascii=False, indent=1)
+            files["project"] = self._publish_text(text, "project.json")
+        return files
+
+    def _find_project(self, sources: Sequence[Path]) -> tuple[Path, str | bytes]:
+        """The file among these that holds the project to open, and the project's text."""
+        from pipeline.media import probe_clip
+
+        projects = [source for source in sources if source.suffix.lower() == ".json"]
+        if len(projects) == 1:
+            if projects[0].stat().st_size > steps.MAX_DOCUMENT_CHARS:
+                raise UserError(f"{projects[0].name} is too large for a project file; choose another one.")
+            return projects[0], projects[0].read_bytes()
+        videos = []
+        for source in sources if not projects else ():
+            if source.suffix.lower() in RESULT_SUFFIXES:
+                probe_clip(source, self.workbench.limits)
+                videos.append(source)
+        found = find_dropped_project(videos)
+        if found is None:
+            raise UserError(
+                "Choose one project file (.json), or a video rendered here, together with the video and the pictures it names."
+            )
+        return found[0], found[1].to_json()
+
+    def _run(self, work: Generator[Progress, None, Result], stop: threading.Event) -> Generator[RunView, None, Result]:
         """Drive a render to its end, showing it now and then. Closing this closes it, and so does ``stop`` (``Cancelled``)."""
         started = time.monotonic()
         shown = pictured = -math.inf
@@ -378,8 +411,8 @@ class Page:
                 try:
                     progress = next(work)
                 except StopIteration as end:
-                    summary: RenderSummary = end.value
-                    return summary
+                    outcome: Result = end.value
+                    return outcome
                 if stop.is_set():
                     raise Cancelled
                 now = time.monotonic()
@@ -388,7 +421,7 @@ class Page:
                 shown, picture = now, None
                 seen = progress.picture() if now - pictured >= PREVIEW_PERIOD_S else None
                 if seen is not None:
-                    pictured, picture = now, scale_to(seen, stage.view_hw(seen.shape[:2]))
+                    pictured, picture = now, scale_to(seen, preview_hw(seen.shape[:2]))
                 yield RunView(True, describe_progress(progress, now - started), share_of(progress), picture)
 
     def _render(
@@ -435,14 +468,14 @@ class Page:
 
         return decode_project(text)
 
-    def _load_example(self, token: object, example: Path) -> View:
+    def _load_example(self, token: object, example: Path) -> tuple[View, int]:
         self._stop(token)
         with self.store.locked(token):
             document = steps.rename_files(self._parse(example.read_bytes()).to_document(), lambda name: Path(name).name)
             sources = [example.parent / name for name in steps.find_file_names(document)]
             project = self._take_in(token, json.dumps(document), sources)
             session = steps.open_document(self.store.load(token), project.to_document())
-            return self._saved(token, session, self._middle(token, session), "Path")
+            return self._saved(token, session), self._middle(token, session)
 
     def _take_in(self, token: object, text: str | bytes, sources: Sequence[Path]) -> Project:
         """Bring files and the project that names them into the visitor's folder; returns the project as it is to be kept.
@@ -459,17 +492,16 @@ class Page:
         return self._parse(json.dumps(document))
 
     def _middle(self, token: object, session: EditSession) -> int:
-        opened = self._require_clip(token, session)
-        start, stop = session.document.get("range") or (0, opened.clip.num_frames)
+        """The frame in the middle of what is rendered, where there is most to see; 0 without a clip."""
+        opened = self._opened(token, session)
+        start, stop = session.document.get("range") or (0, 1 if opened is None else opened.clip.num_frames)
         return (int(start) + int(stop)) // 2
 
-    def _view(self, token: object, session: EditSession, frame: object, tool: str = TOOLS[0]) -> View:
-        opened = self._opened(token, session)
-        index = check_frame(frame, 1 if opened is None else opened.clip.num_frames)
-        return build_view(self.workbench, self.store.files(token), session, opened, index, tool)
+    def _view(self, token: object, session: EditSession, layer_index: int = 0) -> View:
+        return build_view(self._host.work_of(token, session), self.canvas.exchange.scenes, layer_index)
 
-    def _saved(self, token: object, session: EditSession, frame: object, tool: str = TOOLS[0]) -> View:
-        view = self._view(token, session, frame, tool)
+    def _saved(self, token: object, session: EditSession, layer_index: int = 0) -> View:
+        view = self._view(token, session, layer_index)
         self.store.save(token, session)
         return view
 

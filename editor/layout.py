@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -11,15 +12,19 @@ from typing import Any
 
 import gradio as gr
 
+from pipeline.videoanydoor.folders import NO_CHECKPOINT
+
 from . import session as steps
+from .canvas import build_value
+from .engine_settings import ENGINE_CONTROLS, ENGINE_NAMES, EngineControl
 from .handlers import Page
-from .views import TOOLS, WAITING, RunView, View
+from .result import build_viewer
+from .views import WAITING, RunView, View
 
 CSS_PATH = Path(__file__).parent / "page.css"
 
 VIDEO_SUFFIXES = [".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"]
 IMAGE_SUFFIXES = [".png", ".jpg", ".jpeg", ".webp"]
-BOX_EDGES = ("Left", "Top", "Right", "Bottom")
 
 DOWNLOADS = {
     "video": "Download video (.mp4)",
@@ -33,10 +38,20 @@ INTRO = "Put an object into your video, moving the way you draw it. Nothing else
 
 HEADER = f"""<div class="brand"><h1>{TITLE}</h1><p>{INTRO}</p></div>"""
 
-PREVIEWED = "<p>This is the frame as Insert will make it. Move the slider or click to go on editing.</p>"
+LAYER_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelector('.cv-root')?.dataset.layer ?? 0)]"
+FRAME_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelector('.cv-root')?.dataset.frame ?? 0)]"
+"""Where the person is on the canvas, as the last input of an event."""
+
+LEAVE_CANVAS = "(token) => { document.querySelector('.cv-root')?.canvas?.leave(); return [token]; }"
+
+BUSY = "Too many people are here right now; try again in a minute."
+
+_STAMPS = itertools.count(1)
+"""A number for every change that the canvas is told of."""
 
 SCROLL_TO_RESULT = "() => document.querySelector('#result')?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 CLICK_SAVED_FILE = "() => setTimeout(() => document.querySelector('#saved-project')?.click(), 150)"
+CLICK_PACK_FILE = "() => setTimeout(() => document.querySelector('#pack-file')?.click(), 150)"
 
 
 def build_theme() -> gr.Theme:
@@ -86,26 +101,19 @@ def build_theme() -> gr.Theme:
 class Parts:
     """Every component that an event reads or writes."""
 
-    token: gr.State
-    kept: gr.BrowserState
+    token: gr.BrowserState
     checklist: gr.HTML
     clip_file: gr.File
     clip_name: gr.HTML
     reference_file: gr.File
     reference_name: gr.HTML
-    cutout: gr.Image
-    tool: gr.Radio
-    picture: gr.Image
-    hint: gr.HTML
-    frame: gr.Slider
-    start_box: list[gr.Number]
-    end_box: list[gr.Number]
-    node: list[gr.Number]
-    remove_node: gr.Button
-    clear_path: gr.Button
-    clear_boxes: gr.Button
+    canvas: gr.HTML
+    here: gr.Number
+    fault: gr.HTML
     tabs: gr.Tabs
+    result_tab: gr.Tab
     result_picture: gr.Image
+    viewer: gr.HTML
     result_video: gr.Video
     insert: gr.Button
     insert_slot: gr.Column
@@ -117,14 +125,15 @@ class Parts:
     wants_lossless: gr.Checkbox
     wants_layer: gr.Checkbox
     blend: dict[str, gr.Slider]
+    engine_name: gr.Radio
+    checkpoint: gr.Dropdown
+    engine_numbers: dict[str, gr.Slider | gr.Number]
     examples: list[gr.Button]
     open_project: gr.UploadButton
     save_project: gr.Button
     saved_project: gr.DownloadButton
+    pack_file: gr.DownloadButton
     start_empty: gr.Button
-    undo: gr.Button
-    redo: gr.Button
-    resume: gr.Button
 
 
 def build_page(page: Page, time_to_live_s: float, queue_size: int) -> gr.Blocks:
@@ -134,11 +143,27 @@ def build_page(page: Page, time_to_live_s: float, queue_size: int) -> gr.Blocks:
         parts = _build_parts(page)
         _wire_session(demo, page, parts)
         _wire_files(page, parts)
-        _wire_motion(page, parts)
-        _wire_render(page, parts)
+        _wire_edits(page, parts)
+        _wire_results(page, parts, _wire_render(page, parts))
         _add_api(page)
-    demo.queue(max_size=queue_size, default_concurrency_limit=8)
+    demo.queue(max_size=None, default_concurrency_limit=8)
+    _bound_each_queue(demo, queue_size)
     return demo
+
+
+def _bound_each_queue(demo: gr.Blocks, size: int) -> None:
+    """At most ``size`` events may wait for the same thing. Gradio only bounds all of them together, and then renders that wait,
+    whoever sent them, keep everybody from opening the page and working on it."""
+    queue, push = demo._queue, demo._queue.push
+
+    async def push_if_room(body: Any, **rest: Any) -> Any:
+        function = demo.fns.get(body.fn_index)
+        waiting = None if function is None else queue.event_queue_per_concurrency_id.get(function.concurrency_id)
+        if waiting is not None and len(waiting.queue) >= size:
+            return False, BUSY, "queue_full"
+        return await push(body=body, **rest)
+
+    vars(queue)["push"] = push_if_room
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------------------
@@ -146,13 +171,12 @@ def build_page(page: Page, time_to_live_s: float, queue_size: int) -> gr.Blocks:
 
 def _build_parts(page: Page) -> Parts:
     found: dict[str, Any] = {
-        "token": gr.State(None),
-        "kept": gr.BrowserState(None, storage_key="open-videoanydoor", secret="visitor"),
+        "token": gr.BrowserState(None, storage_key="open-videoanydoor", secret="visitor"),
+        "here": gr.Number(visible=False),
     }
     with gr.Row(elem_id="header"):
         gr.HTML(HEADER, elem_id="brand")
         with gr.Row(elem_id="actions"):
-            found["resume"] = gr.Button("Resume last work", size="sm", min_width=90, visible=False)
             found["examples"] = [
                 gr.Button(f"Example: {path.stem}", size="sm", min_width=90, elem_classes="example") for path in page.examples
             ]
@@ -166,14 +190,16 @@ def _build_parts(page: Page) -> Parts:
             )
             found["save_project"] = gr.Button("Save project", size="sm", min_width=90)
             found["saved_project"] = gr.DownloadButton("", elem_id="saved-project", elem_classes="offscreen")
+            found["pack_file"] = gr.DownloadButton("", elem_id="pack-file", elem_classes="offscreen")
     found["checklist"] = gr.HTML(elem_id="checklist")
     with gr.Row(elem_id="columns", equal_height=False):
-        with gr.Column(scale=3, min_width=250, elem_classes="column"):
+        with gr.Column(elem_id="sources", elem_classes="column"):
             _build_sources(found)
-        with gr.Column(scale=8, min_width=340, elem_classes="column"):
-            _build_stage(found)
-        with gr.Column(scale=3, min_width=250, elem_classes="column"):
+        with gr.Column(elem_id="work", elem_classes="column"):
+            _build_stage(found, page)
+        with gr.Column(elem_id="finish", elem_classes="column"):
             _build_insert(found)
+            _build_engine(found, page)
     return Parts(**found)
 
 
@@ -183,72 +209,27 @@ def _build_sources(found: dict[str, Any]) -> None:
         found["clip_file"] = gr.File(
             label="Video", show_label=False, file_types=VIDEO_SUFFIXES, height=64, elem_id="clip-file", elem_classes="drop"
         )
-        found["clip_name"] = gr.HTML()
+        found["clip_name"] = gr.HTML(elem_classes="names")
     with gr.Column(elem_classes="card"):
         gr.HTML("<h2>Reference</h2>")
         found["reference_file"] = gr.File(
             label="Reference", show_label=False, file_types=IMAGE_SUFFIXES, height=64, elem_id="reference-file", elem_classes="drop"
         )
-        found["reference_name"] = gr.HTML()
-        found["cutout"] = gr.Image(
-            label="Cut-out",
-            show_label=False,
-            interactive=False,
-            format="png",
-            image_mode="RGBA",
-            buttons=[],
-            visible=False,
-            elem_id="cutout",
-            alt_text="The object without its background",
-        )
+        found["reference_name"] = gr.HTML(elem_classes="names")
 
 
-def _build_stage(found: dict[str, Any]) -> None:
+def _build_stage(found: dict[str, Any], page: Page) -> None:
     with gr.Tabs(selected="motion", elem_id="stage") as tabs:
-        with gr.Tab("Motion", id="motion"), gr.Column(elem_classes="card"):
-            with gr.Row(elem_id="tools"):
-                found["tool"] = gr.Radio(list(TOOLS), value=TOOLS[0], show_label=False, container=False, elem_id="tool", scale=4)
-                with gr.Row(elem_id="history"):
-                    found["undo"] = gr.Button("Undo", size="sm", min_width=64, interactive=False)
-                    found["redo"] = gr.Button("Redo", size="sm", min_width=64, interactive=False)
-            found["hint"] = gr.HTML(elem_id="hint")
-            found["picture"] = gr.Image(
-                label="Frame",
-                show_label=False,
-                interactive=False,
-                format="jpeg",
-                buttons=[],
-                elem_id="picture",
-                alt_text="The chosen frame with the object in place",
-            )
-            found["frame"] = gr.Slider(0, 1, value=0, step=1, label="Frame", buttons=[], elem_id="frame")
-            with gr.Accordion("Exact numbers", open=False, elem_id="numbers"):
-                _build_numbers(found)
-        with gr.Tab("Result", id="result"), gr.Column(elem_classes="card", elem_id="result"):
+        with gr.Tab("Motion", id="motion"):
+            found["canvas"] = page.canvas.component(elem_id="canvas")
+            found["fault"] = gr.HTML(elem_id="fault")
+        with gr.Tab("Result", id="result") as found["result_tab"], gr.Column(elem_id="result"):
             found["result_picture"] = gr.Image(
                 show_label=False, interactive=False, format="jpeg", buttons=[], visible=False, elem_id="result-picture"
             )
-            found["result_video"] = gr.Video(show_label=False, interactive=False, autoplay=True, buttons=[], elem_id="result-video")
+            found["viewer"] = build_viewer(elem_id="viewer")
+            found["result_video"] = gr.Video(show_label=False, interactive=False, buttons=[], elem_id="result-video")
     found["tabs"] = tabs
-
-
-def _build_numbers(found: dict[str, Any]) -> None:
-    gr.HTML("<p class='note'>Shares of the picture: 0 is left or top, 1 is right or bottom.</p>")
-    for name, key in (("Start box", "start_box"), ("End box", "end_box")):
-        with gr.Row(elem_classes="numbers"):
-            gr.HTML(f"<span class='row-name'>{name}</span>")
-            found[key] = [_number(edge, f"{key.replace('_', '-')}-{edge.lower()}") for edge in BOX_EDGES]
-    with gr.Row(elem_classes="numbers"):
-        gr.HTML("<span class='row-name'>Path, this frame</span>")
-        found["node"] = [_number("x", "node-x"), _number("y", "node-y")]
-    with gr.Row(elem_classes="tidy"):
-        found["remove_node"] = gr.Button("Remove this node", size="sm", min_width=90)
-        found["clear_path"] = gr.Button("Clear path", size="sm", min_width=90)
-        found["clear_boxes"] = gr.Button("Clear boxes", size="sm", min_width=90)
-
-
-def _number(label: str, elem_id: str) -> gr.Number:
-    return gr.Number(label=label, value=None, step=0.01, precision=4, min_width=64, elem_id=elem_id)
 
 
 def _build_insert(found: dict[str, Any]) -> None:
@@ -280,80 +261,71 @@ def _build_insert(found: dict[str, Any]) -> None:
         }  # fmt: skip
 
 
+def _build_engine(found: dict[str, Any], page: Page) -> None:
+    """The choice of the engine; without a checkpoint, how to get one."""
+    with gr.Column(elem_classes="card"), gr.Accordion("Research", open=False, elem_id="research"):
+        found["engine_name"] = gr.Radio(
+            [(label, name) for name, label in ENGINE_NAMES.items()], value="composite", label="Engine", elem_id="engine-name"
+        )
+        if not page.checkpoints:
+            gr.HTML(f"<p class='note'>{html.escape(NO_CHECKPOINT)}</p>")
+        with gr.Column(visible=bool(page.checkpoints)):
+            found["checkpoint"] = gr.Dropdown(list(page.checkpoints), value=None, label="Checkpoint", elem_id="checkpoint")
+            found["engine_numbers"] = {item.key: _build_number(item) for item in ENGINE_CONTROLS}
+
+
+def _build_number(item: EngineControl) -> gr.Slider | gr.Number:
+    shared: dict[str, Any] = {"label": item.label, "info": item.hint, "elem_id": f"engine-{item.key}", "step": item.step}
+    if item.is_slider:
+        return gr.Slider(item.low, item.high, value=item.default, buttons=[], **shared)
+    return gr.Number(item.default, precision=0, **shared)
+
+
 # -- what views look like -------------------------------------------------------------------------------------------------------
 
 
-def _edit_outputs(parts: Parts) -> list[Any]:
-    """What every edit refreshes, in the order of ``_edit_updates``."""
-    return [
-        parts.picture,
-        parts.hint,
-        parts.checklist,
-        parts.insert,
-        parts.missing,
-        parts.preview,
-        parts.undo,
-        parts.redo,
-        parts.tool,
-        *parts.start_box,
-        *parts.end_box,
-        *parts.node,
-    ]
+def _view_outputs(parts: Parts) -> list[Any]:
+    """What every change of the work refreshes beside the canvas, in the order of ``_view_updates``."""
+    heads = [parts.checklist, parts.insert, parts.missing, parts.preview, parts.fault]
+    engine = [parts.engine_name, parts.checkpoint, *parts.engine_numbers.values()]
+    return [*heads, parts.clip_name, parts.reference_name, *engine, *parts.blend.values()]
 
 
-def _edit_updates(view: View) -> list[Any]:
+def _view_updates(view: View) -> list[Any]:
     return [
-        gr.update(value=view.picture),
-        _hint_html(view),
         _checklist_html(view),
         gr.update(interactive=view.missing is None),
         "" if view.missing is None else f"<p class='note'>{html.escape(view.missing)}</p>",
         gr.update(interactive=view.missing is None),
-        gr.update(interactive=view.can_undo),
-        gr.update(interactive=view.can_redo),
-        view.tool,
-        *(view.start_box or [None] * 4),
-        *(view.end_box or [None] * 4),
-        *(view.node or [None] * 2),
-    ]
-
-
-def _all_outputs(parts: Parts) -> list[Any]:
-    """What a change of files, and undo, refreshes: an edit's parts, then the rest."""
-    files = [parts.clip_name, parts.reference_name, parts.cutout]
-    return [*_edit_outputs(parts), parts.frame, *files, *parts.blend.values()]
-
-
-def _all_updates(view: View) -> list[Any]:
-    last = view.num_frames - 1
-    label = f"Frame (0 to {last})" if last else "Frame"
-    return [
-        *_edit_updates(view),
-        gr.update(value=view.frame_index, maximum=max(last, 1), label=label, interactive=last > 0),
-        _name_html(view.clip_name, ""),
-        _name_html(view.reference_name, "The dot follows the path; click to move it."),
-        gr.update(value=view.cutout, visible=view.cutout is not None),
+        "" if view.fault is None else f"<p class='fault'>{html.escape(view.fault)}</p>",
+        "" if view.clip_name is None else f"<p class='file-name'>{html.escape(view.clip_name)}</p>",
+        _pictures_html(view),
+        view.engine.name if view.engine.name in ENGINE_NAMES else None,
+        view.engine.checkpoint,
+        *(item.clip(view.engine.values[item.key]) for item in ENGINE_CONTROLS),
         *(min(max(view.blend[item.key], item.low), item.high) for item in steps.BLEND_CONTROLS),
     ]
 
 
-def _frame_outputs(parts: Parts) -> list[Any]:
-    """What a move of the slider refreshes: never the slider itself."""
-    return [parts.picture, parts.hint, *parts.node]
+def _work_outputs(parts: Parts) -> list[Any]:
+    """What a change from outside the canvas refreshes: the canvas, and everything beside it."""
+    return [parts.canvas, *_view_outputs(parts)]
 
 
-def _frame_updates(view: View) -> list[Any]:
-    return [gr.update(value=view.picture), _hint_html(view), *(view.node or [None] * 2)]
+def _work_updates(token: str, view: View, frame_index: int | None = None) -> list[Any]:
+    return [build_value(token, next(_STAMPS), frame_index), *_view_updates(view)]
 
 
-def _hint_html(view: View) -> str:
-    if view.fault is not None:
-        return f"<p class='fault'>{html.escape(view.fault)}</p>"
-    return f"<p>{html.escape(view.hint)}</p>"
-
-
-def _name_html(name: str | None, note: str) -> str:
-    return "" if name is None else f"<p class='file-name'>{html.escape(name)}</p><p class='note'>{note}</p>"
+def _pictures_html(view: View) -> str:
+    if len(view.pictures) == 1:
+        name = view.pictures[0].file
+        return "" if name is None else f"<p class='file-name'>{html.escape(name)}</p>"
+    lines = [
+        f"<li{' class=chosen' if each.is_chosen else ''}><b>{html.escape(each.layer)}</b> "
+        f"<span>{html.escape(each.file or 'no picture yet')}</span></li>"
+        for each in view.pictures
+    ]
+    return f"<ul class='pictures'>{''.join(lines)}</ul><p class='note'>A new picture goes to the layer chosen on the canvas.</p>"
 
 
 def _checklist_html(view: View) -> str:
@@ -403,6 +375,16 @@ def _new_run_updates() -> list[Any]:
     return [*buttons, "", *result, *[gr.update(value=None, visible=False)] * len(DOWNLOADS)]
 
 
+def _result_outputs(parts: Parts) -> list[Any]:
+    """The take that is shown: its player and its downloads."""
+    return [parts.result_video, *parts.downloads.values()]
+
+
+def _result_updates(files: dict[str, str]) -> list[Any]:
+    video = gr.update(value=files.get("video"), visible=True)
+    return [video, *(gr.update(value=files.get(key), visible=key in files) for key in DOWNLOADS)]
+
+
 def _progress_html(run: RunView) -> str:
     bar = f"<div class='bar'><i style='width:{run.share * 100:.1f}%'></i></div>" if run.is_running else ""
     warnings = "".join(f"<li>{html.escape(warning)}</li>" for warning in run.warnings)
@@ -417,110 +399,121 @@ HEAVY: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"
 
 
 def _wire_session(demo: gr.Blocks, page: Page, parts: Parts) -> None:
-    everything = [parts.token, parts.kept, parts.resume, *_all_outputs(parts), *_run_outputs(parts)]
+    """Coming, going, beginning anew; the takes that are there already are shown."""
+    everything = [parts.token, *_work_outputs(parts), *_run_outputs(parts)]
 
     def opened(kept: object) -> list[Any]:
-        token, kept_tokens, view = page.open_visitor(kept)
-        return [token, kept_tokens, gr.update(visible=len(kept_tokens) > 1), *_all_updates(view), *_new_run_updates()]
+        token, view, frame_index = page.open_visitor(kept)
+        return [token, *_work_updates(token, view, frame_index), *_new_run_updates()]
 
     def emptied(token: object) -> list[Any]:
         token, view = page.start_empty(token)
-        return [token, [token], gr.update(visible=False), *_all_updates(view), *_new_run_updates()]
+        return [token, *_work_updates(token, view), *_new_run_updates()]
 
-    def resumed(kept: object) -> list[Any]:
-        token, view = page.resume(kept)
-        return [token, [token], gr.update(visible=False), *_all_updates(view), *_new_run_updates()]
-
-    demo.load(opened, parts.kept, everything, **PRIVATE)
-    parts.start_empty.click(emptied, parts.token, everything, **PRIVATE)
-    parts.resume.click(resumed, parts.kept, everything, **PRIVATE)
+    coming = demo.load(opened, parts.token, everything, **PRIVATE)
+    emptying = parts.start_empty.click(emptied, parts.token, everything, js=LEAVE_CANVAS, **PRIVATE)
+    for event in (coming, emptying):
+        event.success(*_shown_again(page, parts), **PRIVATE)
 
 
 def _wire_files(page: Page, parts: Parts) -> None:
-    token, outputs = parts.token, _all_outputs(parts)
+    token, outputs = parts.token, _work_outputs(parts)
     outputs_and_run = [*outputs, *_run_outputs(parts)]
 
-    def example(number: int, token: object) -> list[Any]:
-        return [*_all_updates(page.load_example(number, token)), *_new_run_updates()]
+    def example(number: int, token: str) -> list[Any]:
+        return [*_work_updates(token, *page.load_example(number, token)), *_new_run_updates()]
 
-    def clip(token: object, path: object) -> list[Any]:
-        return [None, *_all_updates(page.upload_clip(token, path)), *_new_run_updates()]
+    def clip(token: str, path: object) -> list[Any]:
+        return [None, *_work_updates(token, page.upload_clip(token, path)), *_new_run_updates()]
 
-    def reference(token: object, path: object, frame: object) -> list[Any]:
-        return [None, *_all_updates(page.upload_reference(token, path, frame))]
+    def reference(token: str, path: object, layer: object) -> list[Any]:
+        return [None, *_work_updates(token, page.upload_reference(token, path, layer))]
 
-    def project(token: object, paths: object) -> list[Any]:
-        return [*_all_updates(page.open_project(token, paths)), *_new_run_updates()]
+    def project(token: str, paths: object) -> list[Any]:
+        return [*_work_updates(token, page.open_project(token, paths)), *_new_run_updates()]
 
-    for number, button in enumerate(parts.examples):
-        button.click(partial(example, number), token, outputs_and_run, **HEAVY)
+    examples = [
+        button.click(partial(example, number), token, outputs_and_run, **HEAVY) for number, button in enumerate(parts.examples)
+    ]
     clips = parts.clip_file.upload(clip, [token, parts.clip_file], [parts.clip_file, *outputs_and_run], **HEAVY)
     references = parts.reference_file.upload(
-        reference, [token, parts.reference_file, parts.frame], [parts.reference_file, *outputs], **HEAVY
+        reference, [token, parts.reference_file, parts.here], [parts.reference_file, *outputs], js=LAYER_HERE, **HEAVY
     )
     for uploaded, file in ((clips, parts.clip_file), (references, parts.reference_file)):
         uploaded.failure(lambda: None, None, file, **PRIVATE)
-    parts.open_project.upload(project, [token, parts.open_project], outputs_and_run, **HEAVY)
+    projects = parts.open_project.upload(project, [token, parts.open_project], outputs_and_run, **HEAVY)
     saved = parts.save_project.click(page.save_project, token, parts.saved_project, **PRIVATE)
     saved.success(None, js=CLICK_SAVED_FILE)
+    for event in (*examples, clips, projects):
+        event.success(*_shown_again(page, parts), **PRIVATE)
 
 
-def _wire_motion(page: Page, parts: Parts) -> None:
-    place = [parts.token, parts.tool, parts.frame]
-    edit, everything = _edit_outputs(parts), _all_outputs(parts)
+def _wire_edits(page: Page, parts: Parts) -> None:
+    def edited(token: object, layer: object) -> list[Any]:
+        return _view_updates(page.refresh(token, layer))
 
-    def moved(token: object, tool: object, frame: object) -> list[Any]:
-        return _frame_updates(page.show_frame(token, tool, frame))
+    def blended(key: str, token: str, value: object, layer: object) -> list[Any]:
+        return _work_updates(token, page.set_blend(key, token, value, layer))[: -len(parts.blend)]
 
-    def chosen(token: object, tool: object, frame: object) -> list[Any]:
-        return _all_updates(page.choose_tool(token, tool, frame))
-
-    def clicked(token: object, tool: object, frame: object, event: gr.SelectData) -> list[Any]:
-        return _all_updates(page.click_frame(token, tool, frame, event.index))
-
-    def anchored(token: object, tool: object, frame: object, event: gr.SelectData) -> list[Any]:
-        return _all_updates(page.click_cutout(token, tool, frame, event.index))
-
-    def boxed(end: steps.BoxEnd, token: object, tool: object, frame: object, *numbers: object) -> list[Any]:
-        return _edit_updates(page.set_box(token, end, numbers, tool, frame))
-
-    def noded(token: object, tool: object, frame: object, x: object, y: object) -> list[Any]:
-        return _edit_updates(page.set_node(token, x, y, tool, frame))
-
-    def changed(step: Callable[[steps.EditSession], steps.EditSession], token: object, tool: object, frame: object) -> list[Any]:
-        return _all_updates(page.change(step, token, tool, frame))
-
-    def unnoded(token: object, tool: object, frame: object) -> list[Any]:
-        return _edit_updates(page.remove_node(token, tool, frame))
-
-    def blended(key: str, token: object, tool: object, frame: object, value: object) -> list[Any]:
-        return _edit_updates(page.set_blend(key, token, value, tool, frame))
-
-    parts.frame.input(moved, place, _frame_outputs(parts), trigger_mode="always_last", **PRIVATE)
-    parts.tool.input(chosen, place, everything, **PRIVATE)
-    parts.picture.select(clicked, place, everything, **PRIVATE)
-    parts.cutout.select(anchored, place, everything, **PRIVATE)
-    ends: tuple[tuple[steps.BoxEnd, list[gr.Number]], ...] = (("start", parts.start_box), ("end", parts.end_box))
-    for end, fields in ends:
-        gr.on([t for field in fields for t in (field.blur, field.submit)], partial(boxed, end), [*place, *fields], edit, **PRIVATE)
-    gr.on([t for field in parts.node for t in (field.blur, field.submit)], noded, [*place, *parts.node], edit, **PRIVATE)
-    parts.remove_node.click(unnoded, place, edit, **PRIVATE)
-    buttons = (
-        (parts.clear_path, steps.clear_path),
-        (parts.clear_boxes, steps.clear_boxes),
-        (parts.undo, steps.undo),
-        (parts.redo, steps.redo),
-    )
-    for button, step in buttons:
-        button.click(partial(changed, step), place, everything, **PRIVATE)
+    refresh: dict[str, Any] = {"js": LAYER_HERE, "trigger_mode": "always_last", **PRIVATE}
+    parts.canvas.edited(edited, [parts.token, parts.here], _view_outputs(parts), **refresh)
     for key, slider in parts.blend.items():
-        slider.release(partial(blended, key), [*place, slider], edit, **PRIVATE)
+        slider.input(partial(blended, key), [parts.token, slider, parts.here], _work_outputs(parts)[: -len(parts.blend)], **refresh)
+    _wire_engine(page, parts, edited, refresh)
 
 
-def _wire_render(page: Page, parts: Parts) -> None:
+def _wire_engine(page: Page, parts: Parts, edited: Callable[..., list[Any]], refresh: dict[str, Any]) -> None:
+    """The choice of the engine; ``edited`` shows the work as it is, where a choice cannot be followed."""
+    kept = len(parts.blend) + len(parts.engine_numbers)
+
+    def engine_chosen(token: str, name: object, layer: object) -> list[Any]:
+        return _work_updates(token, page.choose_engine(token, name, layer))
+
+    def checkpoint_chosen(token: str, name: object, layer: object) -> list[Any]:
+        return _work_updates(token, page.choose_checkpoint(token, name, layer))
+
+    def number_set(key: str, token: str, value: object, layer: object) -> list[Any]:
+        return _work_updates(token, page.set_engine_number(key, token, value, layer))[:-kept]
+
+    choices = [
+        part.input(choose, [parts.token, part, parts.here], _work_outputs(parts), **refresh)
+        for part, choose in ((parts.engine_name, engine_chosen), (parts.checkpoint, checkpoint_chosen))
+    ]
+    for key, part in parts.engine_numbers.items():
+        listen = part.input if isinstance(part, gr.Slider) else part.blur
+        choices.append(listen(partial(number_set, key), [parts.token, part, parts.here], _work_outputs(parts)[:-kept], **refresh))
+    for choice in choices:
+        choice.failure(edited, [parts.token, parts.here], _view_outputs(parts), **refresh)
+
+
+def _shown_again(page: Page, parts: Parts) -> tuple[Callable[..., list[Any]], gr.BrowserState, list[Any]]:
+    """What shows the takes, and the one that is looked at, as they are now: function, inputs, outputs."""
+
+    def shown(token: object) -> list[Any]:
+        return [_viewer_value(page, token), *_result_updates(page.show_files(token))]
+
+    return shown, parts.token, [parts.viewer, *_result_outputs(parts)]
+
+
+def _viewer_value(page: Page, token: object) -> dict[str, Any]:
+    """The viewer's value; it counts as a new one even if nothing changed, so that the browser shows it again."""
+    return {**page.show_results(token), "stamp": next(_STAMPS)}
+
+
+def _wire_render(page: Page, parts: Parts) -> list[Any]:
+    """The jobs that render, all told, bounded and stopped in the same way. Returns the events that end with a new take."""
+
     def insert(token: object, wants_lossless: object, wants_layer: object) -> Generator[list[Any], None, None]:
         for run in page.insert(token, wants_lossless, wants_layer):
             yield _run_updates(run)
+
+    def splice(token: object) -> Generator[list[Any], None, None]:
+        for run in page.splice(token):
+            yield _run_updates(run)
+
+    def pack(token: object) -> Generator[list[Any], None, None]:
+        for run in page.pack(token):
+            yield [gr.update(value=run.files["pack"]) if "pack" in run.files else gr.skip(), *_run_updates(run)]
 
     def stopped(token: object) -> list[Any]:
         return _run_updates(page.cancel(token))
@@ -528,34 +521,63 @@ def _wire_render(page: Page, parts: Parts) -> None:
     def waiting() -> list[Any]:
         return _run_updates(WAITING)
 
-    def failed() -> list[Any]:
-        return [gr.update(visible=True), gr.update(visible=False)]
+    def failed(progress: object) -> list[Any]:
+        line = "" if WAITING.line in str(progress) else gr.skip()
+        return [gr.update(visible=True), gr.update(visible=False), line]
 
-    clicked = parts.insert.click(waiting, None, _run_outputs(parts), queue=False, **PRIVATE)
-    running = clicked.then(
-        insert,
-        [parts.token, parts.wants_lossless, parts.wants_layer],
-        _run_outputs(parts),
-        concurrency_id="render",
-        concurrency_limit=1,
-        **PRIVATE,
-    )
-    running.success(None, js=SCROLL_TO_RESULT)
-    running.failure(failed, None, [parts.insert_slot, parts.cancel], queue=False, **PRIVATE)
-    parts.cancel.click(stopped, parts.token, _run_outputs(parts), cancels=[running], queue=False, **PRIVATE)
+    def start(event: Any, job: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
+        told = event(waiting, None, _run_outputs(parts), queue=False, **PRIVATE)
+        running = told.then(job, inputs, outputs, concurrency_id="render", concurrency_limit=1, **PRIVATE)
+        running.failure(failed, parts.progress, [parts.insert_slot, parts.cancel, parts.progress], queue=False, **PRIVATE)
+        return running
+
+    outputs = _run_outputs(parts)
+    inserting = start(parts.insert.click, insert, [parts.token, parts.wants_lossless, parts.wants_layer], outputs)
+    inserting.success(None, js=SCROLL_TO_RESULT)
+    splicing = start(parts.viewer.splice, splice, [parts.token], outputs)
+    packing = start(parts.viewer.pack, pack, [parts.token], [parts.pack_file, *outputs])
+    packing.success(None, js=CLICK_PACK_FILE)
+    jobs = [inserting, splicing, packing]
+    parts.cancel.click(stopped, parts.token, outputs, cancels=jobs, queue=False, **PRIVATE)
 
     def previewed(token: object, frame: object) -> list[Any]:
-        return [page.preview_frame(token, frame), PREVIEWED]
+        return [gr.update(selected="result"), gr.update(value=page.preview_frame(token, frame), visible=True)]
 
     parts.preview.click(
         previewed,
-        [parts.token, parts.frame],
-        [parts.picture, parts.hint],
+        [parts.token, parts.here],
+        [parts.tabs, parts.result_picture],
+        js=FRAME_HERE,
         concurrency_id="preview",
         concurrency_limit=1,
         api_visibility="private",
         show_progress="minimal",
     )
+
+    return [inserting, splicing]
+
+
+def _wire_results(page: Page, parts: Parts, finished: list[Any]) -> None:
+    """The viewer: new takes appear in it, and what the person does with takes is done."""
+
+    def viewed(token: object) -> dict[str, Any]:
+        return _viewer_value(page, token)
+
+    def acted(token: str, layer: object, event: gr.EventData) -> list[Any]:
+        outcome = page.act_on_take(token, event._data)
+        result, work = [gr.skip()] * len(_result_outputs(parts)), [gr.skip()] * (1 + len(_work_outputs(parts)))
+        if outcome.is_other_shown:
+            result = _result_updates(page.show_files(token))
+        if outcome.is_project_changed:
+            work = [gr.update(selected="motion"), *_work_updates(token, page.refresh(token, layer))]
+        return [_viewer_value(page, token), *result, *work]
+
+    for event in finished:
+        event.success(viewed, parts.token, parts.viewer, **PRIVATE)
+    parts.result_tab.select(viewed, parts.token, parts.viewer, **PRIVATE)
+    outputs = [parts.viewer, *_result_outputs(parts), parts.tabs, *_work_outputs(parts)]
+    acting = parts.viewer.acted(acted, [parts.token, parts.here], outputs, js=LAYER_HERE, **PRIVATE)
+    acting.failure(viewed, parts.token, parts.viewer, **PRIVATE)
 
 
 def _add_api(page: Page) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import filecmp
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 from pipeline.errors import UserError
 
-from .session import EditSession
+from .session import EditSession, Patch
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class WorkStore:
         self._guard = threading.Lock()
         self._locks: dict[str, threading.RLock] = {}
         self._in_use: Counter[str] = Counter()
+        self._unwanted: set[str] = set()
+        self._told: list[Callable[[str], object]] = []
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # -- visitors -----------------------------------------------------------------------------------------------------------------
@@ -121,7 +124,9 @@ class WorkStore:
             with self._guard:
                 self._in_use[folder.name] -= 1
                 self._in_use += Counter()
-            self._touch(folder.name)
+                is_unwanted = folder.name in self._unwanted
+            if not (is_unwanted and self._remove(folder)):
+                self._touch(folder.name)
 
     @contextlib.contextmanager
     def locked(self, token: object) -> Iterator[Path]:
@@ -133,9 +138,16 @@ class WorkStore:
             yield folder
 
     def delete(self, token: object) -> None:
-        """Remove this visitor's folder and nothing else; a token without a folder is no error."""
+        """Remove this visitor's folder and nothing else, once nobody uses it; a token without a folder is no error."""
         with contextlib.suppress(UserError):
-            self._remove(self.folder(token))
+            folder = self.folder(token)
+            with self._guard:
+                self._unwanted.add(folder.name)
+            self._remove(folder)
+
+    def when_removed(self, tell: Callable[[str], object]) -> None:
+        """``tell`` is called with the token of every folder that has gone, whyever it went."""
+        self._told.append(tell)
 
     # -- files and the session --------------------------------------------------------------------------------------------------
 
@@ -168,10 +180,20 @@ class WorkStore:
         if kept.is_new:
             (self.files(token) / kept.name).unlink(missing_ok=True)
 
+    def trim_results(self, token: object) -> None:
+        """Remove results, the oldest first, until the visitor keeps to a share of the disk. What was published stays with them."""
+        with self.locked(token) as folder:
+            held = measure_bytes(folder)
+            for path in sorted(self.results(token).iterdir(), key=_modified_at):
+                if held <= self.max_visitor_bytes:
+                    return
+                held -= path.stat().st_size
+                path.unlink()
+
     def save(self, token: object, session: EditSession) -> None:
         """Write the session; it is whole on disk or not there at all."""
         folder = self.folder(token)
-        text = json.dumps({"text": session.text, "past": session.past, "future": session.future, "corner": session.corner})
+        text = json.dumps({"text": session.text, "past": session.past, "future": session.future})
         part = folder / f".{secrets.token_hex(8)}.part"
         try:
             part.write_text(text, encoding="utf-8")
@@ -186,8 +208,8 @@ class WorkStore:
         if not path.exists():
             return EditSession()
         saved = json.loads(path.read_text(encoding="utf-8"))
-        corner = None if saved["corner"] is None else (float(saved["corner"][0]), float(saved["corner"][1]))
-        return EditSession(saved["text"], tuple(saved["past"]), tuple(saved["future"]), corner)
+        past, future = ([Patch(*patch) for patch in saved[name]] for name in ("past", "future"))
+        return EditSession(saved["text"], tuple(past), tuple(future))
 
     # -- housekeeping -----------------------------------------------------------------------------------------------------------
 
@@ -217,7 +239,10 @@ class WorkStore:
             if self._in_use[folder.name] > 0:
                 return False
             self._locks.pop(folder.name, None)
+            self._unwanted.discard(folder.name)
             shutil.rmtree(folder, ignore_errors=True)
+        for tell in self._told:
+            tell(folder.name)
         return True
 
     def _touch(self, token: str) -> None:
@@ -233,22 +258,36 @@ def _next_name(name: str) -> str:
     return f"{found[1]}-{int(found[2]) + 1}{suffix}" if found else f"{stem}-2{suffix}"
 
 
-def remove_unused(folder: Path, max_age_s: float, now_s: float) -> None:
-    """Remove every folder in ``folder`` that has not changed for ``max_age_s``: what was served, and nobody fetches any more."""
+def remove_unused(folder: Path, max_age_s: float, now_s: float, max_bytes: float = math.inf) -> None:
+    """Remove every folder in ``folder`` that has not changed for ``max_age_s``, and the oldest others while all hold more than
+    ``max_bytes``: what was uploaded or served, and nobody fetches any more."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False) and now_s - entry.stat(follow_symlinks=False).st_mtime > max_age_s:
-                shutil.rmtree(entry.path, ignore_errors=True)
+        folders = sorted((Path(each.path) for each in entries if each.is_dir(follow_symlinks=False)), key=_modified_at)
+        sizes = {path: measure_bytes(path) for path in folders}
+        total = sum(sizes.values())
+        for path in folders:
+            if now_s - _modified_at(path) > max_age_s or total > max_bytes:
+                total -= sizes[path]
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_house(store: WorkStore, served: Path, period_s: float) -> threading.Thread:
-    """Sweep the visitors' folders, and what was served to them, every ``period_s``, in a daemon thread that is returned."""
+def _modified_at(path: Path) -> float:
+    """When a file or folder last changed, seconds since the epoch; long ago for one that is gone."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def keep_house(store: WorkStore, served: Path, period_s: float, max_served_bytes: float = math.inf) -> threading.Thread:
+    """Sweep the visitors' folders, and what they uploaded and was served to them (at most ``max_served_bytes``), every
+    ``period_s``, in a daemon thread that is returned."""
 
     def work() -> None:
         while True:
             try:
                 store.sweep()
-                remove_unused(served, store.time_to_live_s, time.time())
+                remove_unused(served, store.time_to_live_s, time.time(), max_served_bytes)
             except OSError:
                 log.exception("housekeeping failed; it is tried again later")
             time.sleep(period_s)

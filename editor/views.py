@@ -1,24 +1,24 @@
-"""What the page shows: values and the words and pictures in them. Nothing here knows how they are put on a screen."""
+"""What the page shows: values and the words in them. Nothing here knows how they are put on a screen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.animatic import lay_over, scale_to
 from pipeline.errors import UserError
 
 from . import session as steps
-from . import stage
-from .session import BoxCorners, BoxEnd, EditSession, Point
-from .workbench import LiveLayer, OpenClip, Workbench
+from .engine_settings import EngineView, find_engine
 
 if TYPE_CHECKING:
-    from pipeline.types import Array, Progress, Reference
+    from pipeline.types import Array, Clip, Progress
 
-TOOLS = ("Start box", "End box", "Path")
+    from .canvas import Work
+    from .canvas.scene import SceneShelf
+
+PREVIEW_HW = (720, 1120)
+"""A preview picture is at most this high and this wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,37 +30,36 @@ class Step:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The reference of one layer: its file, or None; ``is_chosen`` says whether the next one goes to this layer."""
+
+    layer: str
+    file: str | None
+    is_chosen: bool
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class View:
-    """Everything the page shows about a session at one frame.
+    """Everything that the page shows about a visitor's work beside the canvas.
 
-    ``picture`` u8[h,w,3], ``cutout`` u8[h,w,4] or None (nothing to show); ``missing`` is the sentence that says why Insert is
-    disabled, ``hint`` what the chosen tool waits for, ``fault`` what in the document cannot be drawn.
+    ``missing`` is the sentence that says why Insert is disabled, ``fault`` what in the document cannot be drawn or rendered;
+    ``blend`` are the values of the chosen layer.
     """
 
-    tool: str
-    frame_index: int
-    num_frames: int
-    picture: Array | None
-    cutout: Array | None
     clip_name: str | None
-    reference_name: str | None
+    pictures: tuple[Picture, ...]
     checklist: tuple[Step, ...]
     missing: str | None
-    hint: str
     fault: str | None
-    start_box: BoxCorners | None
-    end_box: BoxCorners | None
-    node: Point | None
     blend: Mapping[str, float]
-    can_undo: bool
-    can_redo: bool
+    engine: EngineView
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RunView:
     """One moment of a render: a line of progress with its share done (0..1), perhaps a picture; at the end the files to
-    download, by kind: ``video``, ``lossless``, ``layer``, ``project``."""
+    download, by kind: ``video``, ``lossless``, ``layer``, ``project``, or ``pack`` alone."""
 
     is_running: bool
     line: str
@@ -70,60 +69,83 @@ class RunView:
     warnings: tuple[str, ...] = ()
 
 
+LATER = "Comes after the other steps."
 WAITING = RunView(True, "Waiting for its turn…")
 STOPPED = RunView(False, "Stopped. Your edits and the last finished result are kept.")
 
 
-def build_view(workbench: Workbench, folder: Path, session: EditSession, opened: OpenClip | None, index: int, tool: str) -> View:
-    """A session at the frame ``index`` of its clip, with its files in ``folder``. Raises ``UserError`` when one is missing."""
-    document = session.document
-    layers, fault = _live_layers(workbench, folder, session, opened)
+def build_view(work: Work, scenes: SceneShelf, layer_index: int) -> View:
+    """A visitor's work with the layer ``layer_index`` chosen (the last one if there are fewer)."""
+    document = work.document
+    layers = document["layers"]
+    chosen = min(layer_index, len(layers) - 1)
     gaps = steps.find_gaps(document)
-    first = next(iter(document["layers"][0].get("references", [])), None)
-    reference = None if first is None else open_reference(workbench, first, folder)
+    fault = _find_fault(work, scenes, is_complete=gaps.first is None)
+    pictures = [
+        Picture(layer.get("name") or "Layer", (layer.get("references") or [{}])[0].get("path"), index == chosen)
+        for index, layer in enumerate(layers)
+    ]
     return View(
-        tool=tool,
-        frame_index=index,
-        num_frames=1 if opened is None else opened.clip.num_frames,
-        picture=None if opened is None else _draw(opened, session, layers, index),
-        cutout=None if reference is None else stage.draw_cutout(reference, steps.find_anchor(document)),
         clip_name=(document.get("clip") or {}).get("path"),
-        reference_name=None if first is None else first["path"],
-        checklist=_checklist(document, opened, None if reference is None else reference.note, gaps, fault),
+        pictures=tuple(pictures),
+        checklist=_checklist(work, gaps, fault),
         missing=gaps.first or fault,
-        hint=_hint(session, tool, opened is not None),
         fault=fault,
-        start_box=steps.find_box(document, "start"),
-        end_box=steps.find_box(document, "end"),
-        node=steps.find_path(document).get(index),
-        blend=steps.find_blend(document),
-        can_undo=bool(session.past),
-        can_redo=bool(session.future),
+        blend=steps.find_blend(document, chosen),
+        engine=find_engine(document),
     )
 
 
-def _live_layers(
-    workbench: Workbench, folder: Path, session: EditSession, opened: OpenClip | None
-) -> tuple[list[LiveLayer], str | None]:
-    """What can be drawn, and the first sentence about what in the document cannot be rendered."""
-    from pipeline.project import decode_project, missing_parts
+def _find_fault(work: Work, scenes: SceneShelf, is_complete: bool) -> str | None:
+    """The first sentence about what in the document cannot be drawn, or, once nothing is missing, rendered."""
+    from pipeline.project import missing_parts, parse_project
 
-    if opened is None:
-        return [], None
+    if work.clip is None:
+        return None
     try:
-        project = decode_project(session.text)
-        layers = workbench.live_layers(project, folder, opened.clip)
+        project = parse_project(work.document)
+        for layer in work.document["layers"]:
+            if not layer.get("hidden") and (fault := scenes.layer(layer, work.clip, work.find_cutout).fault):
+                return fault
     except UserError as error:
-        return [], str(error)
-    is_complete = steps.find_gaps(session.document).first is None
-    return layers, next(iter(missing_parts(project)), None) if is_complete else None
+        return str(error)
+    return next(iter(missing_parts(project)), None) if is_complete else None
 
 
-def open_reference(workbench: Workbench, written: Mapping[str, Any], folder: Path) -> Reference:
-    """The cut-out of a reference as the document writes it."""
-    mask = written.get("mask") or {}
-    mask_path = folder / mask["path"] if mask.get("path") else None
-    return workbench.cut_out(folder / written["path"], mask_path, mask.get("grow_px", 0))
+def _checklist(work: Work, gaps: steps.Gaps, fault: str | None) -> tuple[Step, ...]:
+    return (
+        Step("Video", gaps.video is None, gaps.video or _tell_clip(work.clip)),
+        Step("Motion", gaps.motion is None, gaps.motion or _tell_motion(work.document)),
+        Step("Reference", gaps.reference is None, gaps.reference or _tell_reference(work)),
+        Step("Insert", gaps.first is None and fault is None, fault or "Ready when you are." if gaps.first is None else LATER),
+    )
+
+
+def _tell_clip(clip: Clip | None) -> str:
+    if clip is None:
+        return ""
+    sound = "with sound" if clip.audio_streams else "silent"
+    return f"{clip.width} × {clip.height}, {clip.num_frames} frames, {float(clip.fps):.4g} fps, {sound}"
+
+
+def _tell_motion(document: Mapping[str, Any]) -> str:
+    boxes = sum(len(layer.get("boxes", {})) for layer in document["layers"])
+    paths = sum(len(layer.get("trajectories", [])) for layer in document["layers"])
+    layers = len(document["layers"])
+    counts = ((layers if layers > 1 else 0, "layer", "layers"), (boxes, "box", "boxes"), (paths, "path", "paths"))
+    return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts if count)
+
+
+def _tell_reference(work: Work) -> str:
+    """How the pictures were cut out, as far as they can be opened."""
+    notes = []
+    for layer in work.document["layers"]:
+        for reference in (layer.get("references") or [])[:1]:
+            try:
+                notes.append(work.find_cutout(reference).reference.note or "cut out")
+            except UserError as error:
+                notes.append(str(error))
+    return _sentence("; ".join(dict.fromkeys(notes)))
 
 
 def describe_progress(progress: Progress, elapsed_s: float) -> str:
@@ -147,57 +169,7 @@ def share_of(progress: Progress) -> float:
     return min(max(progress.step / progress.num_steps, 0.0), 1.0) if progress.num_steps > 0 else 0.0
 
 
-def box_of(tool: str) -> BoxEnd:
-    """Which box a box tool draws."""
-    return "start" if tool == "Start box" else "end"
-
-
-def _draw(opened: OpenClip, session: EditSession, layers: Sequence[LiveLayer], index: int) -> Array:
-    """The frame with every layer in its place, and the guides of the first."""
-    clip, document = opened.clip, session.document
-    picture = scale_to(opened.frames.frame(index).image, stage.view_hw(clip.hw))
-    for layer in layers:
-        if layer.motion is not None and layer.reference is not None:
-            picture = lay_over(picture, layer.reference, layer.motion, index, clip.hw, layer.opacity)
-    first = layers[0] if layers else LiveLayer()
-    guides = stage.Guides(
-        frame_index=index,
-        start_box=steps.find_box(document, "start"),
-        end_box=steps.find_box(document, "end"),
-        box=None if first.boxes is None else stage.box_in_picture(first.boxes.boxes_px[index], clip.hw),
-        rotation_deg=0.0 if first.boxes is None else float(first.boxes.rotation_deg[index]),
-        path=None if first.trajectories is None else stage.points_in_picture(first.trajectories.points_px[0], clip.hw),
-        nodes=steps.find_path(document),
-        corner=session.corner,
-    )
-    return stage.draw_guides(picture, guides)
-
-
-def _checklist(
-    document: Mapping[str, Any], opened: OpenClip | None, note: str | None, gaps: steps.Gaps, fault: str | None
-) -> tuple[Step, ...]:
-    clip = None if opened is None else opened.clip
-    boxes, nodes = document["layers"][0].get("boxes", {}), steps.find_path(document)
-    parts = [f"{len(boxes)} box{'es' if len(boxes) != 1 else ''}"] if boxes else []
-    parts += [f"{len(nodes)} path node{'s' if len(nodes) != 1 else ''}"] if nodes else []
-    video = gaps.video or ""
-    if clip is not None:
-        sound = "with sound" if clip.audio_streams else "silent"
-        video = f"{clip.width} × {clip.height}, {clip.num_frames} frames, {float(clip.fps):.4g} fps, {sound}"
-    return (
-        Step("Video", gaps.video is None, video),
-        Step("Reference", gaps.reference is None, gaps.reference or _sentence(note or "cut out")),
-        Step("Motion", gaps.motion is None, gaps.motion or ", ".join(parts)),
-        Step("Insert", gaps.first is None and fault is None, gaps.first or fault or "Ready when you are."),
-    )
-
-
-def _hint(session: EditSession, tool: str, has_clip: bool) -> str:
-    if not has_clip:
-        return "Your video appears here."
-    if tool == "Path":
-        return "Move the frame slider, then click where the object should be at that frame."
-    where = "begins" if tool == "Start box" else "ends"
-    if session.corner is None:
-        return f"Click one corner of the box where the object {where}."
-    return "Now click the opposite corner."
+def preview_hw(clip_hw: tuple[int, int]) -> tuple[int, int]:
+    """Size of a preview of a frame of this size: as large as fits into ``PREVIEW_HW``, never larger than it is, aspect kept."""
+    scale = min(1.0, PREVIEW_HW[0] / clip_hw[0], PREVIEW_HW[1] / clip_hw[1])
+    return max(1, round(clip_hw[0] * scale)), max(1, round(clip_hw[1] * scale))

@@ -1,4 +1,4 @@
-"""What the page derives from a document: opened clips, cut-outs, motion. All of it can be rebuilt, so all of it is bounded."""
+"""What the page derives from a document: opened clips, cut-outs. All of it can be rebuilt, so all of it is bounded."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pipeline.errors import UserError
-from pipeline.types import BoxSequence, Clip, Reference, TrajectorySet
+from pipeline.types import Clip, Reference
 
 if TYPE_CHECKING:
     from pipeline.cache import ArtifactCache
     from pipeline.media import FrameStore, MediaLimits
-    from pipeline.motion import LayerMotion
-    from pipeline.project import LayerSpec, Project
 
 Value = TypeVar("Value")
 
@@ -76,17 +74,6 @@ class OpenClip:
     frames: FrameStore
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class LiveLayer:
-    """One layer as it can be drawn while it is being made. ``motion`` needs a reference, the others only keys."""
-
-    boxes: BoxSequence | None = None
-    trajectories: TrajectorySet | None = None
-    reference: Reference | None = None
-    motion: LayerMotion | None = None
-    opacity: float = 1.0
-
-
 class Workbench:
     """Opens what documents name, for all visitors of this process. ``limits`` bounds clips, ``artifacts`` keeps cut-outs."""
 
@@ -105,14 +92,6 @@ class Workbench:
         key = _identity(path), None if mask_path is None else _identity(mask_path), grow_px
         return self._cutouts.fetch(key, lambda: self._cut_out(path, mask_path, grow_px))
 
-    def live_layers(self, project: Project, folder: Path, clip: Clip) -> list[LiveLayer]:
-        """Every layer, as far as it can be drawn (a hidden one not at all). Raises ``UserError`` where the document is at fault."""
-        is_drawn = [not spec.hidden and spec.kind == "insert" for spec in project.layers]
-        return [
-            self._live_layer(spec, folder, clip) if drawn else LiveLayer()
-            for spec, drawn in zip(project.layers, is_drawn, strict=True)
-        ]
-
     def _read_clip(self, path: Path) -> OpenClip:
         from pipeline.media import FrameStore, probe_clip
 
@@ -129,35 +108,6 @@ class Workbench:
             mask = None if mask_path is None else grow_mask(image_mask(mask_path, image.rgb.shape[:2]), grow_px)
             rgb, alpha, note = cut_out(image.rgb, image.alpha, mask=mask, cache=self.artifacts)
         return Reference(rgb, alpha, {}, note)
-
-    def _live_layer(self, spec: LayerSpec, folder: Path, clip: Clip) -> LiveLayer:
-        from pipeline.motion import BoxKey, LayerMotion, TrajectoryKeys, build_box_sequence, build_trajectory_set
-
-        boxes = None
-        if spec.boxes:
-            keys = {
-                frame: BoxKey(each.box, float(each.rotation_deg), each.ease, each.enter, each.leave)
-                for frame, each in spec.boxes.items()
-                if frame < clip.num_frames
-            }
-            boxes = build_box_sequence(keys, clip.hw, clip.num_frames) if keys else None
-        if not spec.references:
-            return LiveLayer(boxes)
-        reference = self._reference(spec, folder)
-        moved = [TrajectoryKeys(each.point, each.keys, each.ease, each.visible) for each in spec.trajectories]
-        known = [each for each in moved if each.point in reference.points_px and max(each.keys) < clip.num_frames]
-        trajectories = build_trajectory_set(known, reference.points_px, clip.hw, clip.num_frames) if known else None
-        if boxes is None and len(known) < 2:
-            return LiveLayer(None, trajectories, reference)
-        motion = LayerMotion(reference, boxes, trajectories, spec.fit, spec.anchor, spec.deform)
-        return LiveLayer(boxes, trajectories, reference, motion, float(spec.blend.opacity))
-
-    def _reference(self, spec: LayerSpec, folder: Path) -> Reference:
-        first = spec.references[0]
-        mask_path = None if first.mask is None or first.mask.path is None else folder / first.mask.path
-        plain = self.cut_out(folder / first.path, mask_path, 0 if first.mask is None else float(first.mask.grow_px))
-        height, width = plain.hw
-        return replace(plain, points_px={name: (x * width, y * height) for name, (x, y) in first.points.items()})
 
 
 def _measure_cutout(reference: Reference) -> int:

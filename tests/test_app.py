@@ -4,7 +4,11 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -42,7 +46,8 @@ def document():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
-    with serving(folder, "--workdir", str(folder / "work"), "--max-upload-mb", "3", "--max-frames", "200") as running:
+    flags = ["--max-upload-mb", "3", "--max-frames", "200", "--queue-size", "3"]
+    with serving(folder, "--workdir", str(folder / "work"), *flags) as running:
         yield running
 
 
@@ -84,10 +89,50 @@ def test_flags_are_read():
     got = app.parse_arguments(flags, {})
     assert (got.host, got.port, got.workdir, got.auth) == ("::1", 0, Path("/tmp/x").resolve(), ("me", "a:b"))
     assert (got.queue_size, got.time_to_live_s) == (3, 60)
+    got = app.parse_arguments(["--device", "cuda:1", "--checkpoints", "/models"], {})
+    assert (got.device, got.checkpoints, here_by_default()) == ("cuda:1", Path("/models"), ("auto", ROOT / "checkpoints"))
+
+
+def here_by_default():
+    settings = app.parse_arguments([], {})
+    return settings.device, settings.checkpoints
+
+
+def test_engines_are_built_when_they_are_used(tmp_path):
+    from pipeline.cache import ArtifactCache
+    from pipeline.errors import UserError
+    from pipeline.types import SamplingConfig
+
+    code = (
+        "import app, sys\nfrom pathlib import Path\n"
+        f"app.build_demo(app.parse_arguments(['--workdir', {str(tmp_path / 'work')!r}], {{}}))\n"
+        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.strip() == "[]"
+    settings = app.parse_arguments(["--checkpoints", str(tmp_path), "--device", "cpu"], {})
+    engines = app.build_engines(settings, ArtifactCache(tmp_path / "cache"), {})
+    request = SimpleNamespace(sampling=SamplingConfig(name="videoanydoor"))
+    with pytest.raises(UserError, match="make one with 'python -m pipeline videoanydoor init"):
+        list(engines.run(request, None, None))
+
+
+def test_where_gpus_are_lent_the_engine_is_built_before_the_server_starts(tmp_path, monkeypatch):
+    from pipeline.cache import ArtifactCache
+    from pipeline.videoanydoor import zero_gpu
+
+    built = []
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU="the decorator", __spec__=ModuleSpec("spaces", None)))
+    monkeypatch.setattr(zero_gpu, "build_engine", lambda *arguments: built.append(arguments) or "lent")
+    settings, artifacts = app.parse_arguments(["--checkpoints", str(tmp_path)], {}), ArtifactCache(tmp_path / "cache")
+    assert app.build_engines(settings, artifacts, {"SPACES_ZERO_GPU": "true"}).find("videoanydoor") == "lent"
+    assert built == [(tmp_path, artifacts, "the decorator")]
+    app.build_engines(settings, artifacts, {})
+    assert len(built) == 1
 
 
 @pytest.mark.parametrize(
-    "flags", [["--port", "x"], ["--port", "99999"], ["--auth", "nocolon"], ["--max-frames", "0"], ["--device", "cuda"]]
+    "flags", [["--port", "x"], ["--port", "99999"], ["--auth", "nocolon"], ["--max-frames", "0"], ["--device", "abacus"]]
 )
 def test_wrong_flags_end_with_2(flags):
     with pytest.raises(SystemExit) as caught:
@@ -172,6 +217,41 @@ def test_two_renders_of_the_same_names_do_not_mix(client, material, document, tm
         client.submit(json.dumps(shorter), files_of(tmp_path, "street.mp4", "tile.png"), api_name="/render"),
     ]
     assert [probe_clip(Path(job.result(timeout=60)[0])).num_frames for job in jobs] == [NUM_FRAMES, 5]
+
+
+def test_waiting_renders_keep_nobody_from_the_page(server, material, document):
+    """More jobs than may wait, sent by somebody who never fetches them: some are refused, and the page opens all the same."""
+    functions = {each["api_name"]: each["id"] for each in httpx.get(f"{server.url}/config").json()["dependencies"]}
+    sent = [("files", (name, (material / name).read_bytes())) for name in ("street.mp4", "tile.png")]
+    paths = httpx.post(f"{server.url}/gradio_api/upload", files=sent, timeout=30).json()
+    files = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]
+
+    def join(name: str, data: list, visitor: str) -> httpx.Response:
+        body = {"data": data, "fn_index": functions[name], "session_hash": visitor}
+        return httpx.post(f"{server.url}/gradio_api/queue/join", json=body, timeout=30)
+
+    answers = [join("render", [json.dumps(document), files], f"greedy{number}") for number in range(9)]
+    assert answers[0].status_code == 200 and answers[-1].status_code == 503
+    assert "try again in a minute" in answers[-1].text
+    assert join("opened", [None], "patient").status_code == 200
+
+
+def test_a_login_protects_the_canvas_too(tmp_path):
+    from editor.canvas import static_version
+
+    with serving(tmp_path, "--workdir", str(tmp_path / "work"), "--auth", "me:secret") as server, httpx.Client() as client:
+        script = f"{server.url}/canvas/static/{static_version()}/canvas.js"
+        exchange, picture = f"{server.url}/canvas/exchange", f"{server.url}/canvas/view/{'a' * 32}/0.jpg"
+
+        def answers() -> list[int]:
+            return [client.get(script).status_code, client.get(picture).status_code, client.post(exchange, json={}).status_code]
+
+        assert answers() == [401, 401, 401]
+        client.cookies.set("access-token-unsecure-x", "x")
+        client.post(f"{server.url}/login", data={"username": "me", "password": "wrong"})
+        assert answers() == [401, 401, 401]
+        assert client.post(f"{server.url}/login", data={"username": "me", "password": "secret"}).status_code == 200
+        assert answers() == [200, 404, 200]
 
 
 # -- on a Space -------------------------------------------------------------------------------------------------------------------

@@ -1,30 +1,24 @@
-"""The page in a real browser: the example in two clicks, own files placed by clicks, Cancel, and what goes wrong said clearly."""
+"""The page in a real browser: the example in two clicks, own files with boxes and a path drawn by hand, reload, Cancel, and what
+goes wrong said clearly."""
 
-import contextlib
 import json
 import os
+import random
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from editor.session import find_box
 from pipeline.media import probe_clip
+from pipeline.motion import BoxKey, TrajectoryKeys, build_box_sequence, build_trajectory_set
 from pipeline.project import parse_project
+from tests.editor.canvas.bench import CHROMIUM, FLAGS, Hand
 from tests.serving import serving
 from tests.tiny import make_clip
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-NUM_FRAMES, HW = 12, (120, 200)
+NUM_FRAMES, HW = 60, (180, 320)
 EXAMPLE_FRAMES = 120
 
 
@@ -49,26 +43,12 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture
-def page(chromium, server):
-    """A fresh visitor's page with the example laid out. Fails when the browser's console shows an error."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    tab = context.new_page()
-    faults: list[str] = []
-    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.goto(server.url)
-    tab.wait_for_selector("#picture img", timeout=30_000)
-    tab.wait_for_selector("#insert:not([disabled])")
-    yield tab
-    context.close()
-    assert faults == [], "the browser's console must stay free of errors"
-
-
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     folder = tmp_path_factory.mktemp("material")
     make_clip(folder / "street.mp4", num_frames=NUM_FRAMES, hw=HW, audio=["aac"])
+    (folder / "other").mkdir()
+    make_clip(folder / "other" / "street.mp4", num_frames=9, hw=HW)
     rgba = np.zeros((30, 30, 4), np.uint8)
     rgba[5:25, 5:25] = (220, 30, 30, 255)
     Image.fromarray(rgba, "RGBA").save(folder / "tile.png")
@@ -76,175 +56,284 @@ def material(tmp_path_factory):
     return folder
 
 
-@contextlib.contextmanager
-def new_picture(page):
-    """What is done inside makes the server send another picture of the frame; wait until it is shown."""
-    before = page.locator("#picture img").get_attribute("src")
-    yield
-    page.wait_for_function("before => document.querySelector('#picture img')?.src !== before", arg=before, timeout=20_000)
+class Visitor(Hand):
+    """Somebody at the page, in a browser context of their own."""
+
+    def __init__(self, chromium, server, **options) -> None:
+        settings = {"viewport": {"width": 1280, "height": 900}, "accept_downloads": True, **options}
+        self.context = chromium.new_context(**settings)
+        super().__init__(self.context.new_page())
+        self.faults: list[str] = []
+        self.tab.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
+        self.tab.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.tab.goto(server.url)
+        self.ready()
+
+    def ready(self) -> None:
+        self.tab.wait_for_selector("#insert:not([disabled])", timeout=30_000)
+        self.shown()
+
+    def shown(self) -> None:
+        self.tab.wait_for_function("() => document.querySelector('.cv-stage')?.dataset.paintedFrame > ''", timeout=30_000)
+        self.settle()
+
+    def told(self, text: str) -> None:
+        """Wait until the checklist says this."""
+        self.tab.wait_for_selector(f'#checklist :text("{text}")', timeout=15_000)
+
+    def upload(self, selector: str, path: Path) -> None:
+        self.tab.locator(f"{selector} input[type=file]").set_input_files(str(path))
+
+    def bring(self, clip: Path, picture: Path) -> None:
+        """Start empty with these files."""
+        self.tab.get_by_role("button", name="Start empty").click()
+        self.tab.wait_for_selector("#insert[disabled]")
+        self.told("Add a video to begin.")
+        self.tab.wait_for_selector(".cv-is-empty")
+        self.upload("#clip-file", clip)
+        self.told(f"{probe_clip(clip).num_frames} frames")
+        self.upload("#reference-file", picture)
+        self.tab.wait_for_selector("#reference-file ~ * :text('.png')")
+        self.tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.layer?.reference")
+        self.shown()
+
+    def insert(self) -> None:
+        self.tab.locator("#insert").click()
+        self.tab.wait_for_selector("#progress :text('Done:')", timeout=60_000)
+
+    def download(self, selector: str, folder: Path) -> Path:
+        with self.tab.expect_download() as caught:
+            self.tab.locator(selector).click()
+        path = folder / caught.value.suggested_filename
+        caught.value.save_as(path)
+        return path
+
+    def saved(self, folder: Path) -> bytes:
+        """The project file, as Save project gives it."""
+        with self.tab.expect_download() as caught:
+            self.tab.get_by_role("button", name="Save project").click()
+        caught.value.save_as(folder / "saved.json")
+        return (folder / "saved.json").read_bytes()
+
+    def token(self) -> str:
+        return self.js("c.link.token")
 
 
-def click_picture(page, x: float, y: float) -> None:
-    """Click the frame at a share of its width and height."""
-    page.wait_for_function("document.querySelector('#picture img')?.naturalWidth > 0")
-    box = page.locator("#picture img").bounding_box()
-    with new_picture(page):
-        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+@pytest.fixture
+def visitor(chromium, server):
+    """Somebody new, with the example laid out. Fails when the browser's console shows an error."""
+    coming = Visitor(chromium, server)
+    yield coming
+    coming.context.close()
+    assert coming.faults == [], "the browser's console must stay free of errors"
 
 
-def download(page, selector: str, folder: Path) -> Path:
-    with page.expect_download() as caught:
-        page.locator(selector).click()
-    path = folder / caught.value.suggested_filename
-    caught.value.save_as(path)
-    return path
+def test_the_example_is_shown_at_once_and_takes_two_clicks(visitor, tmp_path):
+    tab = visitor.tab
+    assert visitor.js("c.model.layers.length") == 1 and visitor.js("c.model.frame") == EXAMPLE_FRAMES // 2
+    assert tab.locator("[data-do=undo]").is_disabled(), "there is nothing before the example"
+    tab.locator("button.example").first.click()
+    tab.locator("#insert").click()
+    tab.wait_for_selector("#cancel", timeout=10_000)
+    tab.wait_for_selector("#progress .bar", timeout=20_000)
+    tab.wait_for_selector("#progress :text('Done:')", timeout=60_000)
+    tab.wait_for_function("document.querySelector('#result-video video')?.readyState >= 2")
+    assert tab.evaluate("document.querySelector('#result-video video').videoWidth") == 1280
+    assert probe_clip(visitor.download("#download-video", tmp_path)).num_frames == EXAMPLE_FRAMES
+    assert tab.locator("#insert").is_visible() and not tab.locator("#cancel").is_visible()
 
 
-def upload(page, selector: str, path: Path) -> None:
-    page.locator(f"{selector} input[type=file]").set_input_files(str(path))
+def test_own_files_with_boxes_and_a_path_drawn_by_hand(visitor, material, tmp_path):
+    tab = visitor.tab
+    visitor.bring(material / "street.mp4", material / "tile.png")
+    visitor.told("Draw a box where the object should be.")
+    visitor.drag((0.1, 0.2), (0.3, 0.6))
+    visitor.told("1 box")
+    visitor.go(24)
+    visitor.drag((0.2, 0.4), (0.5, 0.5))
+    visitor.go(48)
+    _, _, x1, y1 = visitor.box()
+    visitor.drag((x1 / HW[1], y1 / HW[0]), (0.9, 0.95))
+    visitor.told("3 boxes")
 
+    keys = json.loads(visitor.saved(tmp_path))["layers"][0]["boxes"]
+    assert list(keys) == ["0", "24", "48"]
+    assert np.abs(np.array(keys["0"]["box"]) - [0.1, 0.2, 0.3, 0.6]).max() * HW[1] < 1
+    in_file = build_box_sequence({int(f): BoxKey(tuple(k["box"])) for f, k in keys.items()}, HW, NUM_FRAMES)
+    sides = np.array([HW[1], HW[0], HW[1], HW[0]])
+    for frame, before, after in ((12, "0", "24"), (36, "24", "48")):
+        visitor.go(frame)
+        a, b = (np.array(keys[name]["box"]) * sides for name in (before, after))
+        size = np.sqrt((a[2:] - a[:2]) * (b[2:] - b[:2]))
+        centre = (a[:2] + a[2:] + b[:2] + b[2:]) / 4
+        analytic = np.concatenate([centre - size / 2, centre + size / 2])
+        assert np.abs(np.array(visitor.box()) - analytic).max() < 1, "on the screen"
+        assert np.abs(in_file.boxes_px[frame] - analytic).max() < 1, "in the file"
 
-def test_the_example_takes_two_clicks(page, tmp_path):
-    page.locator("button.example").first.click()
-    page.locator("#insert").click()
-    page.wait_for_selector("#cancel", timeout=10_000)
-    page.wait_for_selector("#progress .bar", timeout=20_000)
-    page.wait_for_selector("#progress :text('Done:')", timeout=60_000)
-    video = page.locator("#result-video video")
-    video.wait_for()
-    page.wait_for_function("document.querySelector('#result-video video').readyState >= 2")
-    assert page.evaluate("document.querySelector('#result-video video').videoWidth") == 1280
-    got = probe_clip(download(page, "#download-video", tmp_path))
-    assert got.num_frames == EXAMPLE_FRAMES
-    assert page.locator("#insert").is_visible() and not page.locator("#cancel").is_visible()
+    visitor.go(0)
+    visitor.press("d")
+    visitor.drag((0.2, 0.4), (0.4, 0.2), (0.6, 0.7), (0.8, 0.5), steps=12)
+    visitor.told("1 path")
+    trajectory = json.loads(visitor.saved(tmp_path))["layers"][0]["trajectories"][0]
+    nodes = {int(frame): tuple(at) for frame, at in trajectory["keys"].items()}
+    dense = np.array(visitor.js("c.model.path(0, 0)"))
+    assert dense.shape == (NUM_FRAMES, 2) and min(nodes) == 0 and max(nodes) == NUM_FRAMES - 1
+    assert max(np.abs(dense[frame] - at).max() for frame, at in nodes.items()) < 1e-6
+    made = build_trajectory_set([TrajectoryKeys(trajectory["point"], nodes)], {trajectory["point"]: (1.0, 1.0)}, HW, NUM_FRAMES)
+    assert np.abs(made.points_px[0] / [HW[1], HW[0]] - dense).max() < 1e-5
 
-
-def test_own_files_are_placed_by_clicks(page, material, tmp_path):
-    page.get_by_role("button", name="Start empty").click()
-    page.wait_for_selector("#insert[disabled]")
-    page.wait_for_selector("#checklist :text('Add a video to begin.')")
-    upload(page, "#clip-file", material / "street.mp4")
-    page.wait_for_selector("#checklist :text('12 frames')")
-    page.wait_for_selector("#checklist :text('Add a picture of the thing')")
-    upload(page, "#reference-file", material / "tile.png")
-    page.wait_for_selector("#cutout img")
-    page.wait_for_selector("#checklist :text('Draw the start box')")
-    click_picture(page, 0.1, 0.2)
-    page.wait_for_selector("#hint :text('opposite corner')")
-    click_picture(page, 0.3, 0.6)
-    page.wait_for_selector("#hint :text('where the object ends')")
-    click_picture(page, 0.6, 0.2)
-    page.wait_for_selector("#hint :text('opposite corner')")
-    click_picture(page, 0.8, 0.6)
-    page.locator("#tool label", has_text="Path").click()
-    page.wait_for_selector("#hint :text('Move the frame slider')")
-    with new_picture(page):
-        page.locator("#frame input[type=range]").fill("6")
-    click_picture(page, 0.5, 0.75)
-    page.wait_for_selector("#checklist :text('1 path node')")
-
-    document = json.loads(download_saved(page, tmp_path).read_text())
-    project = parse_project(document)
-    assert find_box(document, "start") == pytest.approx((0.1, 0.2, 0.3, 0.6), abs=0.01)
-    assert find_box(document, "end") == pytest.approx((0.6, 0.2, 0.8, 0.6), abs=0.01)
-    assert list(project.layers[0].boxes) == [0, NUM_FRAMES - 1]
-    assert project.layers[0].trajectories[0].keys[6] == pytest.approx((0.5, 0.75), abs=0.01)
-    assert (document["clip"]["path"], document["layers"][0]["references"][0]["path"]) == ("street.mp4", "tile.png")
-
-    page.locator("#insert").click()
-    page.wait_for_selector("#progress :text('Done:')", timeout=30_000)
-    got = probe_clip(download(page, "#download-video", tmp_path))
+    visitor.insert()
+    got = probe_clip(visitor.download("#download-video", tmp_path))
     assert (got.num_frames, got.hw, len(got.audio_streams)) == (NUM_FRAMES, HW, 1)
-
-    page.get_by_role("tab", name="Motion").click()
-    page.get_by_role("button", name="Undo").click()
-    page.wait_for_function("!document.querySelector('#checklist').innerText.includes('path node')")
-
-
-def download_saved(page, folder: Path) -> Path:
-    with page.expect_download() as caught:
-        page.get_by_role("button", name="Save project").click()
-    path = folder / "saved.json"
-    caught.value.save_as(path)
-    return path
+    tab.get_by_role("tab", name="Motion").click()
+    tab.locator("[data-do=undo]").click()
+    visitor.settle()
+    tab.wait_for_function("!document.querySelector('#checklist').innerText.includes('path')")
 
 
-def test_cancel_stops_the_work_and_the_next_insert_runs(page, server):
-    page.locator("#insert").click()
-    page.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
-    page.locator("#cancel").click()
-    page.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
-    assert page.locator("#insert").is_visible()
-    results = server.log_path.parent / "work" / "visitors"
-    page.wait_for_timeout(1_000)
-    newest = max(results.iterdir(), key=lambda folder: folder.stat().st_mtime)
-    assert list((newest / "results").iterdir()) == [], "a stopped render leaves nothing behind"
-    page.locator("#insert").click()
-    page.wait_for_selector("#progress :text('of 120')", timeout=10_000)
-    page.locator("#cancel").click()
-    page.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
+def test_twenty_random_edits_are_undone_to_the_identical_file_and_survive_a_reload(visitor, server, material, tmp_path):
+    visitor.bring(material / "street.mp4", material / "tile.png")
+    token, before = visitor.token(), visitor.saved(tmp_path)
+    session = server.log_path.parent / "work" / "visitors" / token / "session.json"
+
+    def count_steps() -> int:
+        return len(json.loads(session.read_text())["past"])
+
+    dice, steps = random.Random(11), count_steps()
+    while count_steps() < steps + 20:
+        a, b = ((dice.uniform(0.1, 0.8), dice.uniform(0.1, 0.8)) for _ in range(2))
+        visitor.press(dice.choice("bpdv"))
+        visitor.drag(a, b, steps=2)
+        visitor.press(dice.choice(["ArrowRight", "Shift+ArrowRight", "Shift+ArrowLeft"]))
+    edited = visitor.saved(tmp_path)
+    parse_project(json.loads(edited))
+    visitor.tab.reload()
+    visitor.shown()
+    assert visitor.token() == token and visitor.saved(tmp_path) == edited, "everything is back"
+    visitor.press("v", *["Control+z"] * (count_steps() - steps))
+    assert visitor.saved(tmp_path) == before
 
 
-def test_closing_the_tab_stops_its_render(page, chromium, server):
+def test_a_second_layer_gets_its_own_picture_and_blending(visitor, material, tmp_path):
+    tab = visitor.tab
+    visitor.bring(material / "street.mp4", material / "tile.png")
+    visitor.drag((0.1, 0.2), (0.3, 0.6))
+    tab.get_by_role("button", name="Add a layer").click()
+    visitor.settle()
+    visitor.told("Layer 2: draw a box")
+    tab.wait_for_selector(".pictures .chosen :text('Layer 2')")
+    visitor.drag((0.5, 0.5), (0.7, 0.9))
+    visitor.upload("#reference-file", material / "tile.png")
+    visitor.told("Ready when you are.")
+    tab.locator("#blending button").first.click()
+    tab.locator("#blend-opacity input[type=number]").fill("0")
+    tab.keyboard.press("Tab")
+    tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.layers[1].opacity === 0")
+    tab.locator(".cv-name", has_text="object").click()
+    tab.wait_for_function("() => document.querySelector('#blend-opacity input[type=range]').value === '1'")
+    layers = json.loads(visitor.saved(tmp_path))["layers"]
+    assert [len(layer["references"]) for layer in layers] == [1, 1]
+    assert [layer.get("blend") for layer in layers] == [None, {"opacity": 0}]
+
+
+def test_two_visitors_with_files_of_one_name_stay_apart(visitor, chromium, server, material, tmp_path):
+    other = Visitor(chromium, server)
+    for each, clip in ((visitor, material / "street.mp4"), (other, material / "other" / "street.mp4")):
+        each.bring(clip, material / "tile.png")
+        each.drag((0.1, 0.2), (0.3, 0.6))
+    assert visitor.token() != other.token() and visitor.js("c.model.clip.key") != other.js("c.model.clip.key")
+    assert [each.js("c.model.clip.num_frames") for each in (visitor, other)] == [NUM_FRAMES, 9]
+    visitor.tab.locator("button.example").first.click()
+    visitor.tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.clip.num_frames === 120")
+    visitor.tab.locator("#insert").click()
+    visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
+    other.drag((0.2, 0.4), (0.6, 0.6))
+    assert visitor.tab.locator("#cancel").is_visible(), "the canvas never waits for a render"
+    other.tab.locator("#insert").click()
+    visitor.tab.locator("#cancel").click()
+    visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
+    other.tab.wait_for_selector("#progress :text('Done: 9 frames.')", timeout=30_000)
+    forged = other.token()[:-1] + ("A" if other.token()[-1] != "A" else "B")
+    for token in (forged, "", None, "../" + other.token(), [other.token()]):
+        answer = httpx.post(f"{server.url}/canvas/exchange", json={"token": token, "gestures": [{"kind": "undo"}]}).json()
+        assert answer["fault"] and answer["scene"] is None and answer["revision"] is None
+    before = other.saved(tmp_path)
+    key = other.js("c.model.clip.key")
+    assert httpx.get(f"{server.url}/canvas/view/{key}/0.jpg").status_code == 200
+    other.tab.get_by_role("button", name="Start empty").click()
+    other.tab.wait_for_selector(".cv-is-empty")
+    assert httpx.get(f"{server.url}/canvas/view/{key}/0.jpg").status_code == 404, "its pictures went with the folder"
+    assert before and other.faults == []
+    other.context.close()
+
+
+def test_cancel_stops_the_work_and_the_next_insert_runs(visitor, server):
+    tab = visitor.tab
+    tab.locator("#insert").click()
+    tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
+    tab.locator("#cancel").click()
+    tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
+    assert tab.locator("#insert").is_visible()
+    results = server.log_path.parent / "work" / "visitors" / visitor.token() / "results"
+    tab.wait_for_timeout(1_000)
+    assert list(results.iterdir()) == [], "a stopped render leaves nothing behind"
+    tab.locator("#insert").click()
+    tab.wait_for_selector("#progress :text('of 120')", timeout=10_000)
+    tab.locator("#cancel").click()
+    tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
+
+
+def test_closing_the_tab_stops_its_render(visitor, chromium, server):
     visitors = server.log_path.parent / "work" / "visitors"
-    before = set(visitors.glob("*/results/*"))
-    leaving = chromium.new_page()
-    leaving.goto(server.url)
-    leaving.wait_for_selector("#insert:not([disabled])", timeout=30_000)
-    leaving.locator("#insert").click()
-    leaving.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
-    leaving.close()
-    page.locator("#insert").click()
-    page.wait_for_selector("#progress :text('Compositing')", timeout=10_000)
-    page.locator("#cancel").click()
-    page.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
+    leaving = Visitor(chromium, server)
+    results = [visitors / each.token() / "results" for each in (visitor, leaving)]
+    leaving.tab.locator("#insert").click()
+    leaving.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
+    leaving.context.close()
+    visitor.tab.locator("#insert").click()
+    visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=10_000)
+    visitor.tab.locator("#cancel").click()
+    visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
     for _ in range(30):
-        if set(visitors.glob("*/results/*")) == before:
+        if not any(list(folder.iterdir()) for folder in results):
             break
-        page.wait_for_timeout(100)
-    assert set(visitors.glob("*/results/*")) == before, "nothing of either render is left"
+        visitor.tab.wait_for_timeout(100)
+    assert not any(list(folder.iterdir()) for folder in results), "nothing of either render is left"
 
 
-def test_a_file_that_is_no_video_gets_one_clear_sentence(page, material):
-    upload(page, "#clip-file", material / "words.mp4")
-    toast = page.locator(".toast-body")
+def test_a_file_that_is_no_video_gets_one_clear_sentence(visitor, material):
+    visitor.upload("#clip-file", material / "words.mp4")
+    toast = visitor.tab.locator(".toast-body")
     toast.wait_for()
     text = toast.inner_text()
     assert "words.mp4" in text and "Traceback" not in text and "/" not in text.replace("and/or", "")
-    assert page.locator("#insert").is_enabled(), "the work before is still there"
+    assert visitor.tab.locator("#insert").is_enabled(), "the work before is still there"
 
 
-def open_number(page, elem_id: str):
-    """The field of an exact number, opened and filled in."""
-    page.locator("#numbers button").first.click()
-    page.wait_for_function(f"document.querySelector('#{elem_id} input')?.value")
-    page.wait_for_timeout(200)
-    return page.locator(f"#{elem_id} input")
+def test_the_frame_on_the_canvas_is_the_one_that_is_previewed(visitor, material):
+    visitor.bring(material / "street.mp4", material / "tile.png")
+    visitor.drag((0.1, 0.2), (0.3, 0.6))
+    visitor.go(24)
+    visitor.drag((0.2, 0.4), (0.7, 0.6))
+    visitor.told("2 boxes")
+    visitor.tab.locator("#preview").click()
+    picture = visitor.tab.locator("#result-picture img")
+    picture.wait_for(timeout=20_000)
+    red = visitor.tab.evaluate(
+        """async () => {
+          const image = document.querySelector("#result-picture img");
+          await image.decode();
+          const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 180 });
+          const context = canvas.getContext("2d");
+          context.drawImage(image, 0, 0, 320, 180);
+          return Array.from(context.getImageData(0.7 * 320, 0.6 * 180, 1, 1).data);
+        }"""
+    )
+    assert red[0] > 100 > red[2]
 
 
-def test_work_is_resumed_after_a_reload(page):
-    field = open_number(page, "end-box-top")
-    field.fill("0.05")
-    with new_picture(page):
-        field.press("Enter")
-    page.reload()
-    page.wait_for_selector("#insert:not([disabled])", timeout=30_000)
-    page.get_by_role("button", name="Resume last work").click()
-    page.get_by_role("button", name="Resume last work").wait_for(state="hidden")
-    assert open_number(page, "end-box-top").input_value() == "0.05"
-
-
-def test_typed_numbers_and_the_preview_work(page):
-    field = open_number(page, "start-box-top")
-    field.fill("0.2")
-    with new_picture(page):
-        field.press("Enter")
-    with new_picture(page):
-        page.locator("#preview").click()
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_overflows(page, width):
-    page.set_viewport_size({"width": width, "height": 844})
-    page.wait_for_timeout(300)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_nothing_overflows(visitor):
+    for width in (390, 768, 1280):
+        visitor.tab.set_viewport_size({"width": width, "height": 844})
+        visitor.tab.wait_for_timeout(200)
+        assert visitor.tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -131,8 +131,9 @@ def test_safe_names_of_known_kinds(name, kept):
 def test_a_session_comes_back_as_it_was(store):
     token = store.issue()
     assert store.load(token) == EditSession()
-    session = steps.set_clip(EditSession(), "a.mp4", "a" * 64)
-    session = steps.place_corner(steps.undo(session), "start", (0.25, 0.5), 10)
+    session = steps.set_clip(steps.set_clip(EditSession(), "a.mp4", "a" * 64), "b.mp4", "b" * 64)
+    session = steps.undo(session)
+    assert session.past and session.future
     store.save(token, session)
     assert store.load(token) == session
     assert [path.name for path in store.folder(token).iterdir() if path.is_file()] == ["session.json"]
@@ -196,3 +197,20 @@ def test_what_was_served_goes_with_time(tmp_path):
         os.utime(tmp_path / name, (1_000_000 - age_s,) * 2)
     remove_unused(tmp_path, 100, 1_000_000)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_oldest_goes_when_what_was_served_is_too_much(tmp_path):
+    for name, age_s in (("older", 90), ("old", 60), ("new", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "inserted.mp4").write_bytes(b"x" * 1_000)
+        os.utime(tmp_path / name, (1_000_000 - age_s,) * 2)
+    remove_unused(tmp_path, 100, 1_000_000, max_bytes=2_500)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
+def test_a_folder_that_is_deleted_while_in_use_goes_as_soon_as_it_is_free(store):
+    token = store.issue()
+    with store.using(token) as folder:
+        store.delete(token)
+        assert folder.is_dir(), "a render that is still running keeps its folder"
+    assert not folder.exists()
