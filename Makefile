@@ -9,7 +9,7 @@ run: $(VENV)/.run-ready
 	$(BIN)/python app.py
 
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.test-ready format lint types tests
 
@@ -23,12 +23,14 @@ types:
 	$(BIN)/mypy
 
 tests:
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 bench: $(VENV)/.test-ready
 	$(BIN)/python -m benchmarks.render_speed
 	$(BIN)/python -m benchmarks.render_memory
 	$(BIN)/python -m benchmarks.harmonize_quality
+	$(BIN)/python -m benchmarks.editor_latency
+	$(BIN)/python -m benchmarks.videoanydoor_speed
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with PYTHON=python3.11")'
