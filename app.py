@@ -45,6 +45,7 @@ class Settings:
     time_to_live_s: float
     device: str
     checkpoints: Path
+    compile: bool
 
 
 def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] | None = None) -> Settings:
@@ -68,6 +69,7 @@ def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] |
     parser.add_argument(
         "--checkpoints", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="folder of VideoAnydoor's checkpoints"
     )
+    parser.add_argument("--compile", action="store_true", help="compile VideoAnydoor's networks; their first run takes minutes more")
     values = parser.parse_args(argv)
     workdir = values.workdir or (_temporary_workdir() if on_space else ROOT / "workdir")
     return Settings(**{**vars(values), "workdir": workdir.resolve()})
@@ -115,12 +117,14 @@ def build_engines(settings: Settings, artifacts: ArtifactCache, environ: dict[st
     from pipeline.engine_choice import EngineByName
 
     environ = dict(os.environ) if environ is None else environ
-    build = partial(videoanydoor.build_engine, settings.device, settings.checkpoints, artifacts)
+    build = partial(videoanydoor.build_engine, settings.device, settings.checkpoints, artifacts, settings.compile)
     if environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"} and importlib.util.find_spec("spaces") is not None:
         import spaces  # must come before torch
 
         from pipeline.videoanydoor import zero_gpu
 
+        if settings.compile:
+            logging.getLogger(__name__).warning("--compile is ignored: nothing is compiled where GPUs are lent for single calls.")
         lent = zero_gpu.build_engine(settings.checkpoints, artifacts, spaces.GPU)
         return EngineByName({"composite": CompositeEngine, "videoanydoor": lambda: lent})
     return EngineByName({"composite": CompositeEngine, "videoanydoor": build})

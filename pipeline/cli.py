@@ -36,25 +36,30 @@ BAR_INTERVAL_S = 0.1
 BAR_CELLS = 28
 
 
-def build_composite(device: str, checkpoints: Path | None = None) -> Engine:
+def build_composite(device: str, checkpoints: Path | None = None, is_compiled: bool = False) -> Engine:
     """The deterministic compositor; it needs no device but the CPU, and no checkpoint."""
     if device not in ("auto", "cpu"):
         raise UserError(f"The composite engine runs on the CPU, not on {device!r}; leave --device out.")
+    if is_compiled:
+        raise UserError("The composite engine has no networks to compile; leave --compile out.")
     from .composite.engine import CompositeEngine
 
     return CompositeEngine()
 
 
-def build_videoanydoor(device: str, checkpoints: Path | None) -> Engine:
+def build_videoanydoor(device: str, checkpoints: Path | None, is_compiled: bool = False) -> Engine:
     """VideoAnydoor with the checkpoints in a folder; it needs torch."""
     from . import videoanydoor
     from .cache import ArtifactCache
 
-    return videoanydoor.build_engine(device, checkpoints, ArtifactCache(cache_folder()))
+    return videoanydoor.build_engine(device, checkpoints, ArtifactCache(cache_folder()), is_compiled)
 
 
-ENGINES: Mapping[str, Callable[[str, Path | None], Engine]] = {"composite": build_composite, "videoanydoor": build_videoanydoor}
-"""By name: what builds the engine on a device, given the folder of its checkpoints where it has any."""
+ENGINES: Mapping[str, Callable[[str, Path | None, bool], Engine]] = {
+    "composite": build_composite,
+    "videoanydoor": build_videoanydoor,
+}
+"""By name: what builds the engine on a device, given the folder of its checkpoints where it has any, and whether to compile it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,6 +122,7 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("--engine", choices=tuple(ENGINES), help="instead of the file's engine")
     command.add_argument("--checkpoint", metavar="DIR", type=Path, help="VideoAnydoor's checkpoint, instead of the file's")
     command.add_argument("--device", default="auto", metavar="DEVICE", help="where the engine runs: auto (default), cpu or cuda")
+    command.add_argument("--compile", action="store_true", help="compile VideoAnydoor's networks, which takes minutes at first")
     command.add_argument("--seed", type=int, help="instead of the file's seed")
     command.add_argument("--lossless", action="store_true", help="FFV1 in the clip's own pixel format, in .mkv")
     command.add_argument("--layer-alpha", metavar="OUT.mov", type=Path, help="also write the object alone, ProRes 4444 with alpha")
@@ -152,7 +158,7 @@ def _render(options: argparse.Namespace) -> None:
     if checkpoint is not None:
         request = replace(request, sampling=replace(request.sampling, checkpoint=checkpoint.name))
 
-    engine = ENGINES[project.engine.name](options.device, None if checkpoint is None else checkpoint.parent)
+    engine = ENGINES[project.engine.name](options.device, None if checkpoint is None else checkpoint.parent, options.compile)
     keep = (options.project, *project.source_paths(root, allow_absolute=True))
     check_outputs(request.clip, options.output, options.lossless, options.layer_alpha, keep)
     if options.report is not None:

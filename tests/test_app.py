@@ -89,6 +89,7 @@ def test_flags_are_read():
     got = app.parse_arguments(flags, {})
     assert (got.host, got.port, got.workdir, got.auth) == ("::1", 0, Path("/tmp/x").resolve(), ("me", "a:b"))
     assert (got.queue_size, got.time_to_live_s) == (3, 60)
+    assert app.parse_arguments(["--compile"], {}).compile and not got.compile
     got = app.parse_arguments(["--device", "cuda:1", "--checkpoints", "/models"], {})
     assert (got.device, got.checkpoints, here_by_default()) == ("cuda:1", Path("/models"), ("auto", ROOT / "checkpoints"))
 
@@ -129,6 +130,21 @@ def test_where_gpus_are_lent_the_engine_is_built_before_the_server_starts(tmp_pa
     assert built == [(tmp_path, artifacts, "the decorator")]
     app.build_engines(settings, artifacts, {})
     assert len(built) == 1
+
+
+def test_compiling_is_asked_of_the_engine_and_ignored_where_gpus_are_lent(tmp_path, monkeypatch, caplog):
+    from pipeline import videoanydoor
+    from pipeline.videoanydoor import zero_gpu
+
+    asked = []
+    monkeypatch.setattr(videoanydoor, "build_engine", lambda *arguments: asked.append(arguments) or "own")
+    for flags in ([], ["--compile"]):
+        app.build_engines(app.parse_arguments(flags, {}), None, {}).find("videoanydoor")
+    assert [arguments[3] for arguments in asked] == [False, True] and not caplog.records
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU="the decorator", __spec__=ModuleSpec("spaces", None)))
+    monkeypatch.setattr(zero_gpu, "build_engine", lambda checkpoints, artifacts, decorate: "lent")
+    engines = app.build_engines(app.parse_arguments(["--compile"], {}), None, {"SPACES_ZERO_GPU": "1"})
+    assert engines.find("videoanydoor") == "lent" and "--compile is ignored" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,13 @@ def check_installed() -> None:
         raise UserError(f"VideoAnydoor needs {', '.join(missing)}; install them with 'pip install -r requirements.txt'.")
 
 
-def build_engine(device: str, checkpoints: Path | None, artifacts: ArtifactCache) -> VideoAnydoorEngine:
+def build_engine(device: str, checkpoints: Path | None, artifacts: ArtifactCache, is_compiled: bool = False) -> VideoAnydoorEngine:
     """The engine on ``device`` (``auto`` or torch's name); ``checkpoints`` is the folder whose subfolders are checkpoints.
+    ``is_compiled``: U-Net and ControlNet are compiled block by block at the first run.
 
     Raises ``UserError`` when a library or the device is not there. A missing checkpoint is told when a request runs.
     """
     check_installed()
     from . import engine
 
-    return engine.build_engine(device, checkpoints, artifacts)
+    return engine.build_engine(device, checkpoints, artifacts, is_compiled)

@@ -9,7 +9,7 @@ U-Net's skip connections and mid block. It works frame by frame; what joins fram
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -28,6 +28,9 @@ class Residuals(NamedTuple):
 
 class ControlNet(StrictModel):
     """``encoder_config``: that of the copied U-Net encoder, a ``ControlNetModel``. ``feature_channels``: channels of f_c."""
+
+    _repeated_blocks: ClassVar[list[str]] = ["BasicTransformerBlock", "ResnetBlock2D"]
+    """What ``compile_repeated_blocks`` compiles, as in ``VideoUNet``."""
 
     @register_to_config
     def __init__(self, encoder_config: dict[str, Any], feature_channels: int) -> None:

@@ -38,6 +38,10 @@ from .sampling import SamplingOptions, fresh_scheduler
 from .windows import split_windows
 
 DEFAULT_WINDOW = 16
+RECOMPILE_LIMIT = 128
+"""How many kinds of a repeated block are compiled at most: one for each pair of widths and size that the networks have. Beyond it
+blocks would run uncompiled; torch's own limit (8) is below what a U-Net needs."""
+
 VERSION = "1"
 """Part of every key; a new number makes older artefacts unreachable when what is computed changes."""
 
@@ -89,7 +93,8 @@ class LayerResult:
 class VideoAnydoorEngine:
     """Satisfies ``engines.Engine``. ``checkpoints`` is the folder whose subfolders are checkpoints; the caches are shared, passed
     by argument and may be used by other engines too. ``free_bytes`` tells the device's free memory.
-    ``feature_interval``: see ``SamplingOptions``. ``wrap``: what makes the sampler that runs of the engine's own one."""
+    ``feature_interval``: see ``SamplingOptions``. ``wrap``: what makes the sampler that runs of the engine's own one.
+    ``compile_backend``: torch.compile's, for the repeated blocks of U-Net and ControlNet; None compiles nothing."""
 
     def __init__(
         self,
@@ -100,10 +105,12 @@ class VideoAnydoorEngine:
         free_bytes: Callable[[], int] | None = None,
         feature_interval: int = 1,
         wrap: Callable[[Sampler], Sampler] | None = None,
+        compile_backend: str | None = None,
     ) -> None:
         self._checkpoints, self._runtime = checkpoints, runtime
         self._models, self._artifacts = models, artifacts
         self._feature_interval = feature_interval
+        self._compile_backend = compile_backend
         self._free_bytes = free_bytes or (lambda: free_memory_bytes(runtime))
         self._sampler = self.sample if wrap is None else wrap(self.sample)
 
@@ -165,7 +172,8 @@ class VideoAnydoorEngine:
         return Job(folder, self._key(folder), facts, options, size, request.num_frames, len(request.layers))
 
     def _key(self, checkpoint: Path) -> str:
-        return content_key(VERSION, checkpoint_key(checkpoint), self._runtime.device, self._runtime.precision)
+        how = (self._runtime.device, self._runtime.precision, self._compile_backend)  # each rounds differently
+        return content_key(VERSION, checkpoint_key(checkpoint), *how)
 
     def _plan(self, job: Job) -> Plan:
         options = job.options
@@ -264,7 +272,7 @@ class VideoAnydoorEngine:
     # -- what is kept -------------------------------------------------------------------------------------------------------------
 
     def _load(self, checkpoint: Path, placement: Placement, is_tiled: bool) -> VideoAnydoorPipeline:
-        """The checkpoint's pipeline, placed as planned."""
+        """The checkpoint's pipeline, placed as planned and compiled if asked for. Raises ``UserError``."""
         pipe = VideoAnydoorPipeline.from_pretrained(checkpoint, self._runtime.torch_dtype())
         device = self._runtime.torch_device()
         if self._runtime.precision == "float16" and pipe.vae.config.force_upcast:
@@ -280,6 +288,8 @@ class VideoAnydoorEngine:
             pipe.enable_sequential_cpu_offload(device=device)
         else:
             pipe.to(device)
+        if self._compile_backend is not None and placement != "sequential_offload":  # there moving the layers is what takes time
+            compile_networks(pipe, self._compile_backend, device)
         return pipe
 
     def _identity(self, pipe: VideoAnydoorPipeline, job: Job, references: Array) -> IdentityPair:
@@ -317,6 +327,18 @@ class VideoAnydoorEngine:
             arrays["source"] = _to_array(latents.source)
         self._artifacts.store(key, **arrays)
         return latents
+
+
+def compile_networks(pipe: VideoAnydoorPipeline, backend: str, device: torch.device) -> None:
+    """Let the repeated blocks of U-Net and ControlNet be compiled at their first call. Raises ``UserError`` where torch cannot."""
+    try:
+        torch.compile(torch.sin, backend=backend)(torch.ones(2, device=device))
+    except torch.OutOfMemoryError:
+        raise  # a smaller plan may do
+    except Exception as error:  # whatever is missing (a C++ compiler, Triton) has an error of its own
+        raise UserError("Networks cannot be compiled here; install a C++ compiler, or leave --compile out.") from error
+    for network in (pipe.unet, pipe.controlnet):
+        network.compile_repeated_blocks(backend=backend, recompile_limit=RECOMPILE_LIMIT)
 
 
 def _to_array(tensor: torch.Tensor) -> Array:
@@ -407,11 +429,11 @@ def _as_generator(frames: Iterator[DecodedFrame]) -> Any:
     return frames
 
 
-def build_engine(device: str, checkpoints: Path | None, artifacts: ArtifactCache) -> VideoAnydoorEngine:
+def build_engine(device: str, checkpoints: Path | None, artifacts: ArtifactCache, is_compiled: bool = False) -> VideoAnydoorEngine:
     """The engine on ``device`` (``auto`` or torch's name), with its own model cache as large as the memory that is free now.
 
     Raises ``UserError`` for a device that is not there.
     """
     runtime = choose_runtime(device)
     models = ModelCache(int(free_memory_bytes(runtime) * RESERVE), on_drop=lambda: release_memory(runtime))
-    return VideoAnydoorEngine(checkpoints, runtime, models, artifacts)
+    return VideoAnydoorEngine(checkpoints, runtime, models, artifacts, compile_backend="inductor" if is_compiled else None)

@@ -247,6 +247,7 @@ def test_arguments_at_fault(capsys, arguments, says):
 
 def test_options_that_cannot_work(folder, capsys):
     assert_refused(folder, capsys, "--device", "cuda", says="runs on the CPU")
+    assert_refused(folder, capsys, "--compile", says="leave --compile out")
     assert_refused(folder, capsys, "--seed", "-1", says="engine.seed")
     assert_refused(folder, capsys, "--lossless", says=".mkv")
     assert_refused(folder, capsys, output="out.mkv", says=".mp4")

@@ -10,10 +10,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ModelMixin
+from torch._dynamo.utils import counters
 from transformers import Dinov2Model
 
-from pipeline import masks, videoanydoor
+from pipeline import cli, masks, videoanydoor
 from pipeline.cache import ArtifactCache
 from pipeline.errors import Cancelled, UserError
 from pipeline.media import probe_clip, read_frames
@@ -275,6 +276,64 @@ def test_a_render_writes_a_file_and_keeps_every_untouched_sample(checkpoints, cl
         assert (made.planes[0][free] == source.planes[0][free]).all()
         assert np.abs(made.image[frame.touched].astype(int) - frame.image[frame.touched]).mean() < 12
     assert (images(expected) == shared_plain).all()
+
+
+def test_compiled_networks_make_the_same_pictures(checkpoints, clip, tmp_path, monkeypatch):
+    asked, original = [], ModelMixin.compile_repeated_blocks
+    torch._dynamo.reset()
+    counters.clear()
+
+    def compile_blocks(network, **how):
+        asked.append((type(network).__name__, how["backend"]))
+        original(network, **how)
+
+    monkeypatch.setattr(ModelMixin, "compile_repeated_blocks", compile_blocks)
+    plain = make_engine(checkpoints, tmp_path / "plain")
+    compiled = make_engine(checkpoints, tmp_path / "compiled", compile_backend="eager")
+    expected = images(run(plain, make_request(clip)))
+    assert not asked and not counters["frames"]
+    assert (images(run(compiled, make_request(clip))) == expected).all()
+    assert asked == [("VideoUNet", "eager"), ("ControlNet", "eager")]
+    made = counters["frames"]["ok"]
+    assert made > 9 and counters["frames"]["total"] == made, "all was compiled, beyond torch's own limit too"
+    again = images(run(compiled, make_request(clip, seed=2)))
+    assert len(asked) == 2 and counters["frames"]["ok"] == made, "nothing is compiled twice"
+    assert (again == images(run(plain, make_request(clip, seed=2)))).all()
+    assert plain._key(checkpoints / "paper") != compiled._key(checkpoints / "paper"), "neither finds what the other kept"
+
+
+@pytest.mark.parametrize("placement", ["resident", "sequential_offload"])
+def test_what_can_and_cannot_be_compiled(checkpoints, tmp_path, monkeypatch, placement):
+    monkeypatch.setattr(VideoAnydoorPipeline, "enable_sequential_cpu_offload", lambda *_, **__: None)
+    engine = make_engine(checkpoints, tmp_path, compile_backend="eager")
+    pipe = engine._load(checkpoints / "paper", placement, False)
+    compiled = {
+        type(module).__name__
+        for network in (pipe.unet, pipe.controlnet)
+        for module in network.modules()
+        if module._compiled_call_impl is not None
+    }
+    assert compiled == ({"BasicTransformerBlock", "ResnetBlock2D"} if placement == "resident" else set())
+
+
+def test_the_command_line_and_the_page_compile_when_asked_to(tmp_path):
+    for is_compiled, backend in ((False, None), (True, "inductor")):
+        made = [
+            cli.build_videoanydoor("cpu", tmp_path, is_compiled),
+            videoanydoor.build_engine("cpu", tmp_path, ArtifactCache(tmp_path), is_compiled),
+        ]
+        assert [engine._compile_backend for engine in made] == [backend] * 2
+
+
+def test_where_nothing_can_be_compiled_one_sentence_says_so(checkpoints, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: _raise(RuntimeError("no compiler")))
+    engine = make_engine(checkpoints, tmp_path, compile_backend="inductor")
+    with pytest.raises(UserError, match="leave --compile out"):
+        run(engine, make_request(clip))
+
+
+def _raise(error):
+    raise error
 
 
 # -- progress, cancel, memory -----------------------------------------------------------------------------------------------------
