@@ -69,7 +69,7 @@ def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] |
     parser.add_argument(
         "--checkpoints", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="folder of VideoAnydoor's checkpoints"
     )
-    parser.add_argument("--compile", action="store_true", help="compile VideoAnydoor's networks; their first run takes minutes more")
+    parser.add_argument("--compile", action="store_true", help="compile VideoAnydoor's networks, which takes minutes at first")
     values = parser.parse_args(argv)
     workdir = values.workdir or (_temporary_workdir() if on_space else ROOT / "workdir")
     return Settings(**{**vars(values), "workdir": workdir.resolve()})
