@@ -392,7 +392,7 @@ def test_bad_uploads_say_one_sentence_and_leave_nothing(page, token, uploads):
         {"clip": {"path": "folder/street.mp4"}},
         {"clip": {"path": "..\\street.mp4"}},
         {"clip": {"path": ".."}},
-        {"engine": {"name": "videoanydoor", "checkpoint": "/root"}},
+        {"engine": {"name": "videoanydoor", "checkpoint": "/srv"}},
         {"engine": {"name": "vace"}},
         {"surprise": 1},
         {"version": 2},
@@ -430,7 +430,7 @@ def test_the_api_renders_and_cleans_up(page, ready, uploads):
 def test_an_unexpected_fault_is_logged_and_told_neutrally(page, ready, caplog):
     class Broken:
         def run(self, request, report, warn):
-            raise RuntimeError("secret detail /root/x")
+            raise RuntimeError("secret detail /srv/x")
             yield
 
     page.engine = Broken()
