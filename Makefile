@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 run: $(VENV)/.run-ready
 	$(BIN)/python app.py
 
+# What fails beside the others, such as a browser that waited too long for one of two cores, is run once more alone.
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 || $(BIN)/python -m pytest --last-failed
 
 check: $(VENV)/.test-ready format lint types tests
 
