@@ -2,7 +2,6 @@
 goes wrong said clearly."""
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -14,26 +13,12 @@ from PIL import Image
 from pipeline.media import probe_clip
 from pipeline.motion import BoxKey, TrajectoryKeys, build_box_sequence, build_trajectory_set
 from pipeline.project import parse_project
-from tests.editor.canvas.bench import CHROMIUM, FLAGS, Hand
+from tests.editor.canvas.bench import Hand
 from tests.serving import serving
 from tests.tiny import make_clip
 
 NUM_FRAMES, HW = 60, (180, 320)
 EXAMPLE_FRAMES = 120
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{CHROMIUM} is missing, and a CI run must not skip the browser")
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Results on the real page: before and after, a range rendered anew, the pack, a reload, and a result dropped back in."""
 
-import os
 import zipfile
 
 import numpy as np
@@ -9,25 +8,11 @@ from PIL import Image
 
 from pipeline.media import probe_clip
 from tests.serving import serving
-from tests.test_page_browser import CHROMIUM, FLAGS, Visitor
+from tests.test_page_browser import Visitor
 from tests.tiny import make_clip
 
 NUM_FRAMES, HW = 12, (180, 320)
 STAGE = "#viewer .rv-stage"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{CHROMIUM} is missing, and a CI run must not skip the browser")
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The canvas in a real browser, by mouse, keyboard and touch; what is on the screen is compared with what is in the document."""
 
-import os
 import random
 
 import numpy as np
@@ -8,24 +7,10 @@ import pytest
 
 from pipeline.motion import BoxKey, TrajectoryKeys, build_box_sequence, build_trajectory_set
 from pipeline.project import parse_project
-from tests.editor.canvas.bench import CHROMIUM, FLAGS, Hand, serving_canvas
+from tests.editor.canvas.bench import Hand, serving_canvas
 from tests.tiny import make_clip
 
 NUM_FRAMES, HW = 60, (180, 320)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{CHROMIUM} is missing, and a CI run must not skip the browser")
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

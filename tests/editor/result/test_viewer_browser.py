@@ -18,7 +18,6 @@ from editor.workbench import Workbench
 from pipeline.cache import ArtifactCache
 from pipeline.composite import CompositeEngine
 from pipeline.media import MediaLimits
-from tests.editor.canvas.bench import CHROMIUM, FLAGS
 from tests.editor.result.test_room import ONE, TWO, Bench
 from tests.pipeline.sample_project import write_media
 from tests.serving import free_port
@@ -93,20 +92,6 @@ def served(tmp_path_factory):
     server.should_exit = True
     thread.join(10)
     desk.close()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{CHROMIUM} is missing, and a CI run must not skip the browser")
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @contextlib.contextmanager

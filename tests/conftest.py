@@ -1,0 +1,22 @@
+"""What every browser test shares."""
+
+import os
+
+import pytest
+
+from tests.editor.canvas.bench import CHROMIUM, FLAGS
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium; where there is none, a CI run fails and any other skips."""
+    if not CHROMIUM.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{CHROMIUM} is missing, and a CI run must not skip the browser")
+        pytest.skip(f"{CHROMIUM} is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
