@@ -184,6 +184,85 @@ class MaskTrack:
         return len(self.runs)
 
 
+@dataclass(frozen=True, slots=True)
+class Click:
+    """One click on a frame, in pixels of the clip; ``is_foreground`` false marks what does not belong to the thing."""
+
+    x_px: float
+    y_px: float
+    is_foreground: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a person marks on one frame to say which thing is meant: clicks, and a box x0 y0 x1 y1 around it, in pixels."""
+
+    clicks: tuple[Click, ...] = ()
+    box_px: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.box_px is None and not any(click.is_foreground for click in self.clicks):
+            raise ValueError("a prompt needs a box or at least one click on the thing itself")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MaskPrompts:
+    """A mask over time that a segmenter still has to make: ``prompts`` by frame; then ``edits`` (run lengths u32[N] by frame) take
+    the place of what it made, then everything is grown, then feathered, as in ``MaskTrack``."""
+
+    prompts: Mapping[int, Prompt]
+    edits: Mapping[int, Array] = field(default_factory=dict)
+    grow_px: float = 0.0
+    feather_px: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError("MaskPrompts needs a prompt on at least one frame")
+        object.__setattr__(self, "prompts", MappingProxyType(dict(sorted(self.prompts.items()))))
+        object.__setattr__(self, "edits", MappingProxyType(dict(sorted(self.edits.items()))))
+
+
+SurfaceKind = Literal["translation", "similarity", "homography"]
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """The surface in whose frame of reference, as it stood at ``key_frame``, a layer's motion is read: ``points_px`` lie on it, or
+    it fills ``region_px`` (x0 y0 x1 y1) there; with neither, it is the whole picture (the camera's own motion)."""
+
+    kind: SurfaceKind
+    key_frame: int = 0
+    points_px: tuple[tuple[float, float], ...] | None = None
+    region_px: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SurfaceMotion:
+    """How a followed surface moves: ``matrices`` f64[T,3,3] take clip pixels at ``key_frame`` to clip pixels at every frame (the
+    identity at ``key_frame``); ``is_tracked`` bool[T] is false where the surface was lost and the matrix is carried on."""
+
+    matrices: Array
+    is_tracked: Array
+    key_frame: int = 0
+
+    def __post_init__(self) -> None:
+        lock_array(self, "matrices", np.float64, (None, 3, 3))
+        lock_array(self, "is_tracked", np.bool_, (len(self.matrices),))
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Pending:
+    """What of a layer must still be found in the clip's own pixels, by ``pipeline.resolve``, before an engine may run it: the mask
+    of its target, masks of what stays in front, the motion of the surface that it follows."""
+
+    target: MaskPrompts | None = None
+    holdouts: tuple[MaskPrompts, ...] = ()
+    follow: Follow | None = None
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Reference:
     """What is inserted: ``image`` u8[H,W,3] with the old background's colour removed, ``alpha`` f32[H,W] in 0..1, and named
@@ -231,7 +310,11 @@ class BlendSettings:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layer:
-    """One thing done to the clip. ``insert`` and ``replace`` have references, ``replace`` and ``remove`` a target mask."""
+    """One thing done to the clip. ``insert`` and ``replace`` have references, ``replace`` and ``remove`` a target mask.
+
+    ``surface``, if any, carries the whole motion (boxes and trajectories as they lie at its ``key_frame``) along. ``pending`` is
+    what is not resolved yet; engines see layers where it is None.
+    """
 
     name: str
     kind: LayerKind
@@ -244,6 +327,8 @@ class Layer:
     target: MaskTrack | None = None
     holdouts: tuple[MaskTrack, ...] = ()
     blend: BlendSettings = BlendSettings()
+    surface: SurfaceMotion | None = None
+    pending: Pending | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +361,7 @@ class InsertionRequest:
         if not 0 <= start < stop <= self.clip.num_frames:
             raise ValueError(f"frame_range must lie in 0..{self.clip.num_frames} and not be empty, got {self.frame_range}")
         for layer in self.layers:
-            for sequence in (layer.boxes, layer.target, *layer.holdouts):
+            for sequence in (layer.boxes, layer.target, layer.surface, *layer.holdouts):
                 if sequence is not None and len(sequence) != self.clip.num_frames:
                     raise ValueError(f"layer {layer.name!r} has {len(sequence)} frames, the clip {self.clip.num_frames}")
 
