@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format lint types tests bench clean
+.PHONY: run test check format lint types tests soak examples bench clean
 
 run: $(VENV)/.run-ready
 	$(BIN)/python app.py
@@ -25,6 +25,16 @@ types:
 
 tests:
 	$(BIN)/python -m pytest -n 2
+
+# The monkey of tests/test_monkey.py for ten minutes; MONKEY_SEED=… makes it do something else.
+soak: $(VENV)/.test-ready
+	MONKEY_S=600 $(BIN)/python -m pytest -s tests/test_monkey.py
+
+# What the worked examples look like when they are opened; needed when they, or what the compositor makes of them, have changed.
+examples: $(VENV)/.run-ready
+	for project in assets/examples/*.json; do \
+		$(BIN)/python -m pipeline render $$project -o $${project%.json}-result.mp4 || exit; \
+	done
 
 bench: $(VENV)/.test-ready
 	$(BIN)/python -m benchmarks.render_speed

@@ -46,6 +46,8 @@ class Settings:
     device: str
     checkpoints: Path
     compile: bool
+    segmenter_model: str | None = None
+    segmenter_size: int | None = None
 
 
 def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] | None = None) -> Settings:
@@ -70,6 +72,13 @@ def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] |
         "--checkpoints", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="folder of VideoAnydoor's checkpoints"
     )
     parser.add_argument("--compile", action="store_true", help="compile VideoAnydoor's networks, which takes minutes at first")
+    parser.add_argument("--segmenter-model", metavar="MODEL", help="SAM 2.1's weights: a name that fetch-models knows, or a folder")
+    parser.add_argument(
+        "--segmenter-size",
+        type=_whole(64, 2048),
+        metavar="PX",
+        help="side of what SAM 2.1 sees, a multiple of 32 (1024); 512 is coarser, and several times faster on a CPU",
+    )
     values = parser.parse_args(argv)
     workdir = values.workdir or (_temporary_workdir() if on_space else ROOT / "workdir")
     return Settings(**{**vars(values), "workdir": workdir.resolve()})
@@ -88,6 +97,8 @@ def build_demo(settings: Settings) -> tuple[gr.Blocks, Canvas]:
     from editor.workbench import Workbench
     from pipeline.cache import ArtifactCache
     from pipeline.media import MediaLimits
+    from pipeline.resolve import ResolvingEngine
+    from pipeline.segmentation.choice import SegmenterByName
     from pipeline.videoanydoor.folders import list_checkpoints
 
     max_bytes = settings.max_disk_mb * 2**20
@@ -95,14 +106,17 @@ def build_demo(settings: Settings) -> tuple[gr.Blocks, Canvas]:
     keep_house(store, uploads, min(60.0, settings.time_to_live_s / 4), max_served_bytes=max_bytes // 2)
     limits = MediaLimits(max_frames=settings.max_frames, max_pixels=settings.max_pixels, cpu_s=60, timeout_s=90)
     artifacts = ArtifactCache(settings.workdir / "cache")
+    segmenters = SegmenterByName(settings.device, settings.checkpoints, settings.segmenter_model, settings.segmenter_size)
     page = Page(
         store,
-        Workbench(limits, artifacts),
-        build_engines(settings, artifacts),
+        Workbench(limits, artifacts, segmenters),
+        ResolvingEngine(build_engines(settings, artifacts), segmenters, artifacts),
         uploads,
         sorted(EXAMPLES.glob("*.json")),
         [path.name for path in list_checkpoints(settings.checkpoints)],
+        segmenters,
     )
+    page.canvas.masks.max_import_bytes = settings.max_upload_mb * 2**20
     return build_page(page, settings.time_to_live_s, settings.queue_size), page.canvas
 
 
@@ -139,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from editor.layout import CSS_PATH, build_theme
     from editor.result import mount_viewer
+    from editor.uploads import route_uploads
 
     demo.launch(
         server_name=settings.host,
@@ -157,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         footer_links=["api"],
         theme=build_theme(),
         css_paths=[CSS_PATH],
-        app_kwargs={"routes": [canvas.mount(), mount_viewer()]},
+        app_kwargs={"routes": [canvas.mount(), mount_viewer(), route_uploads()]},
     )
 
 

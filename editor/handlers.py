@@ -26,16 +26,19 @@ import gradio as gr
 
 from pipeline.errors import Cancelled, UserError
 from pipeline.images import scale_to
+from pipeline.mask_files import encode_png
 
 from . import engine_settings
 from . import session as steps
-from .canvas import Canvas
+from .canvas import Canvas, FollowDesk, MaskDesk, Segmenters
 from .canvas.host import StoredWork
-from .checks import check_file_names, check_frame, check_layer, check_number, check_text, check_upload, check_uploads
-from .places import place_points
+from .checks import check_file_names, check_frame, check_layer, check_number, check_text, check_uploads
+from .mask_api import MaskApi
+from .references import check_pictures, take_image
 from .result.room import ResultRoom, find_dropped_project
 from .session import EditSession
 from .storage import WorkStore, safe_name
+from .uploads import drop_uploads
 from .views import STOPPED, RunView, View, build_view, describe_progress, preview_hw, share_of
 from .workbench import OpenClip, Workbench
 
@@ -104,13 +107,17 @@ class Page:
         uploads: Path,
         examples: Sequence[Path] = (),
         checkpoints: Sequence[str] = (),
+        segmenters: Segmenters | None = None,
     ) -> None:
         self.store, self.workbench, self.engine = store, workbench, engine
         self.uploads, self.examples, self.checkpoints = Path(uploads), tuple(examples), tuple(checkpoints)
         self._stops: dict[str, threading.Event] = {}
         self._host = StoredWork(store, workbench)
-        self.canvas = Canvas(self._host)
+        self.masks = MaskApi(segmenters, workbench.limits, workbench.artifacts)
+        masks, follows = MaskDesk(self._host, segmenters, workbench.artifacts), FollowDesk(workbench.artifacts)
+        self.canvas = Canvas(self._host, masks=masks, follows=follows)
         store.when_removed(self.canvas.desk.forget)
+        store.when_removed(self.canvas.masks.forget)
         self.results = ResultRoom(store, workbench, self.canvas.desk, engine)
 
     # -- coming and going -------------------------------------------------------------------------------------------------------
@@ -132,7 +139,7 @@ class Page:
 
     @handler
     def load_example(self, number: int, token: object) -> tuple[View, int]:
-        """The view, and the frame to go to."""
+        """The view, and the frame to go to. The example's result becomes a take."""
         return self._load_example(token, self.examples[number])
 
     @handler
@@ -147,9 +154,8 @@ class Page:
 
     @handler
     def upload_clip(self, token: object, path: object) -> View:
-        source = check_upload(self.uploads, path)
-        self._stop(token)
-        with self.store.locked(token):
+        with self._received([path]) as [source], self.store.locked(token):
+            self._stop(token)
             added = self.store.add_file(token, source)
             try:
                 opened = self.workbench.open_clip(self.store.files(token) / added.name)
@@ -161,36 +167,22 @@ class Page:
 
     @handler
     def upload_reference(self, token: object, path: object, layer: object = 0) -> View:
-        """The picture of a layer's thing. Paths that were drawn before it came get their points on it."""
-        from pipeline.media import file_sha256
-
-        source = check_upload(self.uploads, path)
-        with self.store.using(token):
-            added = self.store.add_file(token, source)
-            kept = self.store.files(token) / added.name
-            try:
-                reference = self.workbench.cut_out(kept)
-            except UserError:
-                self.store.drop_file(token, added)
-                raise
-            with self.store.locked(token):
-                session = self.store.load(token)
-                index = min(check_layer(layer), len(session.document["layers"]) - 1)
-                points = place_points(reference, session.document["layers"][index])
-                session = steps.set_reference(session, index, added.name, file_sha256(kept), points)
-                return self._saved(token, session, index)
+        """The picture of a layer's thing, in place of the first one it has."""
+        with self._received([path]) as [source]:
+            session, index = take_image(self.store, self.workbench, token, source, check_layer(layer))
+            return self._view(token, session, index)
 
     @handler
     def open_project(self, token: object, paths: object) -> View:
         """Open a project file, or a video that was rendered here and carries its project, with the files it names unless they are
         here already."""
-        sources = check_uploads(self.uploads, paths)
-        chosen, text = self._find_project(sources)
-        self._stop(token)
-        with self.store.locked(token):
-            project = self._take_in(token, text, [source for source in sources if source != chosen])
-            session = steps.open_document(self.store.load(token), project.to_document())
-            return self._saved(token, session)
+        with self._received(paths) as sources:
+            chosen, text = self._find_project(sources)
+            self._stop(token)
+            with self.store.locked(token):
+                project = self._take_in(token, text, [source for source in sources if source != chosen])
+                session = steps.open_document(self.store.load(token), project.to_document())
+                return self._saved(token, session)
 
     @handler
     def save_project(self, token: object) -> str:
@@ -271,6 +263,16 @@ class Page:
         return self.results.build_value(token)
 
     @handler
+    def has_results(self, token: object) -> bool:
+        """Whether there is anything that the result viewer can show."""
+        return bool(self.results.takes.load(token).takes)
+
+    @handler
+    def is_rendered(self, token: object) -> bool:
+        """Whether the take that is shown was made of the work as it is."""
+        return self.results.is_shown_made_of(token, self.store.load(token).text)
+
+    @handler
     def show_files(self, token: object) -> dict[str, str]:
         """The files of the take that is shown, by kind, to play and to download."""
         return self._published_take(token)
@@ -295,6 +297,24 @@ class Page:
         with told_to_the_person(), self._guest(project_json, files) as (token, project):
             request, _ = self._request(project, self.store.files(token))
             return self._render_one(request, sum(request.frame_range) // 2)
+
+    def segment_file(self, video: object, frame: object, clicks: object, box: object, name: object) -> tuple[str, dict[str, Any]]:
+        """The API's ``/segment``: the mask of a thing on one frame as a PNG, and a report."""
+        with told_to_the_person(), self._guest_clip(video) as (token, path):
+            mask, report = self.masks.segment(path, frame, clicks, box, name)
+            picture = self.store.results(token) / "mask.png"
+            picture.write_bytes(encode_png(mask))
+            return self._publish(picture, "mask.png"), report
+
+    def propagate_file(
+        self, video: object, prompts: object, start: object, stop: object, name: object
+    ) -> Generator[tuple[str | None, dict[str, Any]], None, None]:
+        """The API's ``/propagate``: progress as ``(None, {...})``, at the end the masks as a video without loss, and a report."""
+        with told_to_the_person(), self._guest_clip(video) as (token, path):
+            output = self.store.results(token) / "masks.mkv"
+            work = self.masks.propagate(path, prompts, start, stop, name, output)
+            report = yield from _told_as_json(self._run(work, threading.Event()))
+            yield self._publish(output, "masks.mkv"), report
 
     # -- inside -----------------------------------------------------------------------------------------------------------------
 
@@ -332,13 +352,15 @@ class Page:
         project = self._parse(session.text)
         request, warnings = self._request(project, self.store.files(token))
         results = self.store.results(token)
-        stem = hashlib.sha256(f"{request.digest()} {session.text}".encode()).hexdigest()[:32]
+        stem = _result_stem(request, session)
         video, lossless, layer = (results / f"{stem}{suffix}" for suffix in (".mp4", ".mkv", ".mov"))
         notes = results / f"{stem}.json"
         self.store.trim_results(token)
         if not (notes.exists() and video.exists() and (layer.exists() or not wants_layer)):
-            summary = yield from self._run(self._render(request, project, video, layer=layer if wants_layer else None), stop)
+            work = self._render(request, project, video, layer=layer if wants_layer else None, wants_quality=True)
+            summary = yield from self._run(work, stop)
             warnings = [*warnings, *summary.warnings]
+            self.results.keep_quality(token, stem, summary)
             notes.write_text(json.dumps(warnings), encoding="utf-8")
         if wants_lossless and not lossless.exists():
             yield from self._run(self._render(request, project, lossless, lossless=True), stop)
@@ -357,8 +379,10 @@ class Page:
         warnings = job.warnings
         if not job.is_done:
             plan_render(job.request, job.output)
-            summary = yield from self._run(render(job.request, job.engine, job.output, metadata=job.metadata), stop)
+            work = render(job.request, job.engine, job.output, metadata=job.metadata, wants_quality=True)
+            summary = yield from self._run(work, stop)
             warnings = (*warnings, *summary.warnings)
+            self.results.keep_quality(token, job.take.key, summary)
         self.results.finish_splice(token, job)
         line = f"Done: {job.take.name}."
         yield RunView(False, line, 1.0, files=self._published_take(token), warnings=tuple(dict.fromkeys(warnings)))
@@ -380,6 +404,15 @@ class Page:
             text = json.dumps(json.loads(self.results.shown_project(token)), ensure_ascii=False, indent=1)
             files["project"] = self._publish_text(text, "project.json")
         return files
+
+    @contextlib.contextmanager
+    def _received(self, paths: object) -> Iterator[list[Path]]:
+        """The checked uploads at these paths. What is wanted of them is copied to the visitor's folder meanwhile; then they go."""
+        sources = check_uploads(self.uploads, paths)
+        try:
+            yield sources
+        finally:
+            drop_uploads(Path(os.path.realpath(self.uploads)), sources)
 
     def _find_project(self, sources: Sequence[Path]) -> tuple[Path, str | bytes]:
         """The file among these that holds the project to open, and the project's text."""
@@ -425,7 +458,14 @@ class Page:
                 yield RunView(True, describe_progress(progress, now - started), share_of(progress), picture)
 
     def _render(
-        self, request: InsertionRequest, project: Project, output: Path, *, lossless: bool = False, layer: Path | None = None
+        self,
+        request: InsertionRequest,
+        project: Project,
+        output: Path,
+        *,
+        lossless: bool = False,
+        layer: Path | None = None,
+        wants_quality: bool = False,
     ) -> Generator[Progress, None, RenderSummary]:
         """A render into the visitor's folder. Raises ``UserError`` when the machine cannot hold it."""
         from pipeline.preflight import plan_render
@@ -433,7 +473,15 @@ class Page:
 
         plan_render(request, output, lossless=lossless, layer_alpha_path=layer)
         metadata = project.for_result(request.clip.path.parent).to_metadata()
-        return render(request, self.engine, output, lossless=lossless, layer_alpha_path=layer, metadata=metadata)
+        return render(
+            request,
+            self.engine,
+            output,
+            lossless=lossless,
+            layer_alpha_path=layer,
+            metadata=metadata,
+            wants_quality=wants_quality,
+        )
 
     def _render_one(self, request: InsertionRequest, frame_index: int) -> Array:
         from pipeline.render import preview_frame
@@ -446,9 +494,7 @@ class Page:
         return preview_frame(request, self.engine, frame_index).image
 
     def _request(self, project: Project, folder: Path) -> tuple[InsertionRequest, list[str]]:
-        from pipeline.project import build_request
-
-        return build_request(project, folder, limits=self.workbench.limits, cache=self.workbench.artifacts)
+        return self.workbench.build_request(project, folder)
 
     @contextlib.contextmanager
     def _guest(self, project_json: object, files: object) -> Iterator[tuple[str, Project]]:
@@ -463,6 +509,17 @@ class Page:
         finally:
             self.store.delete(token)
 
+    @contextlib.contextmanager
+    def _guest_clip(self, video: object) -> Iterator[tuple[str, Path]]:
+        """A visitor for one call of the API that brings a video alone; gone afterwards."""
+        with self._received([video]) as [source]:
+            token = self.store.issue()
+            try:
+                with self.store.using(token):
+                    yield token, self.store.files(token) / self.store.add_file(token, source).name
+            finally:
+                self.store.delete(token)
+
     def _parse(self, text: str | bytes) -> Project:
         from pipeline.project import decode_project
 
@@ -475,7 +532,22 @@ class Page:
             sources = [example.parent / name for name in steps.find_file_names(document)]
             project = self._take_in(token, json.dumps(document), sources)
             session = steps.open_document(self.store.load(token), project.to_document())
-            return self._saved(token, session), self._middle(token, session)
+            view = self._saved(token, session)
+            self._take_in_result(token, example, session)
+            return view, self._middle(token, session)
+
+    def _take_in_result(self, token: object, example: Path, session: EditSession) -> None:
+        """The result that lies beside an example becomes a take; Insert then finds it done."""
+        shipped = find_example_result(example)
+        if shipped is None:
+            return
+        request, warnings = self._request(self._parse(session.text), self.store.files(token))
+        stem = _result_stem(request, session)
+        results = self.store.results(token)
+        if not (results / f"{stem}.mp4").exists():
+            shutil.copyfile(shipped, results / f"{stem}.mp4")
+            (results / f"{stem}.json").write_text(json.dumps(warnings), encoding="utf-8")
+        self.results.add(token, stem, session.text, request, f"Example: {example.stem}")
 
     def _take_in(self, token: object, text: str | bytes, sources: Sequence[Path]) -> Project:
         """Bring files and the project that names them into the visitor's folder; returns the project as it is to be kept.
@@ -489,6 +561,7 @@ class Page:
         for name in steps.find_file_names(document):
             if not (self.store.files(token) / name).is_file():
                 raise UserError(f"The project names {name!r}; choose that file together with the project.")
+        check_pictures(document, self.store.files(token))
         return self._parse(json.dumps(document))
 
     def _middle(self, token: object, session: EditSession) -> int:
@@ -530,26 +603,50 @@ class Page:
             shutil.copyfile(path, folder / name)
         return str(folder / name)
 
+    def publish_picture(self, picture: Array, suffix: str = ".jpg") -> str:
+        """Put a picture, u8[h,w,3], where Gradio serves from, like every other file; Gradio itself would name it by its content."""
+        from PIL import Image
+
+        folder = self.uploads / secrets.token_urlsafe(32)
+        folder.mkdir(parents=True)
+        Image.fromarray(picture).save(folder / f"picture{suffix}", quality=90)
+        return str(folder / f"picture{suffix}")
+
     def _publish_text(self, text: str, name: str) -> str:
         folder = self.uploads / secrets.token_urlsafe(32)
         folder.mkdir(parents=True)
         (folder / name).write_text(text, encoding="utf-8")
         return str(folder / name)
 
-    # -- views ------------------------------------------------------------------------------------------------------------------
+
+def find_example_result(example: Path) -> Path | None:
+    """The video beside an example's project that was rendered from it; None when there is none, or when the project or one of its
+    files has changed since."""
+    from pipeline.project import read_project, read_result_project
+
+    path = example.with_name(f"{example.stem}-result.mp4")
+    if not path.exists():
+        return None
+    rendered, project = read_result_project(path), read_project(example).for_result(example.parent)
+    return path if rendered.to_document() == project.to_document() else None
+
+
+def _result_stem(request: InsertionRequest, session: EditSession) -> str:
+    """The name of a render's files: what is rendered, and the document that it came from."""
+    return hashlib.sha256(f"{request.digest()} {session.text}".encode()).hexdigest()[:32]
 
 
 def _told_as_json(
-    work: Generator[RunView, None, RenderSummary],
-) -> Generator[tuple[str | None, dict[str, Any]], None, RenderSummary]:
+    work: Generator[RunView, None, Result],
+) -> Generator[tuple[str | None, dict[str, Any]], None, Result]:
     """The views of a render as the API tells them."""
     with contextlib.closing(work):
         while True:
             try:
                 view = next(work)
             except StopIteration as end:
-                summary: RenderSummary = end.value
-                return summary
+                outcome: Result = end.value
+                return outcome
             yield None, {"line": view.line, "share": round(view.share, 4)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ from .engine_settings import ENGINE_CONTROLS, ENGINE_NAMES, EngineControl
 from .handlers import Page
 from .result import build_viewer
 from .views import WAITING, RunView, View
+
+log = logging.getLogger(__name__)
 
 CSS_PATH = Path(__file__).parent / "page.css"
 
@@ -44,6 +47,44 @@ FRAME_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelec
 
 LEAVE_CANVAS = "(token) => { document.querySelector('.cv-root')?.canvas?.leave(); return [token]; }"
 
+WHICH_TAB = "(token) => [token, sessionStorage.getItem('open-videoanydoor-tab') === 'result' ? 1 : 0]"
+"""The token, and whether the tab that was left shows the result, so that a reload comes back to it."""
+
+TROUBLE = """<p role="alert" hidden><span></span><button type="button" aria-label="Close">×</button></p>"""
+WATCH = """() => {
+  window.addEventListener("pagehide", () => {
+    const tab = document.querySelector("#stage [role=tab][aria-selected=true]")?.innerText.trim().toLowerCase();
+    sessionStorage.setItem("open-videoanydoor-tab", tab ?? "");
+  });
+  const line = document.querySelector("#trouble p");
+  const say = (text) => { line.hidden = !text; line.querySelector("span").textContent = text; };
+  line.querySelector("button").onclick = () => say("");
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#actions button, #insert, #preview, .drop")) say("");
+  }, true);
+  const isToast = (node) => node.nodeType === 1 && node.closest(".toast-wrap");
+  new MutationObserver((changes) => {
+    if (!changes.some((each) => [...each.addedNodes].some(isToast))) return;
+    const texts = document.querySelectorAll(".toast-body.error [data-testid=toast-text]");
+    if (texts.length) say(texts[texts.length - 1].innerText.trim());
+  }).observe(document.body, { childList: true, subtree: true });
+}"""
+"""The tab is kept in mind. A toast with an error goes after some seconds; its sentence stays on the page until it is closed or
+something else is tried."""
+
+REPLAY = """() => {
+  const [began, timer] = [Date.now(), setInterval(() => {
+    const viewer = document.querySelector("#viewer .rv-root")?.viewer;
+    if (viewer?.value) viewer.replay();
+    if (viewer?.value || Date.now() - began > 20000) clearInterval(timer);
+  }, 50)];
+}"""
+"""Play the result once the viewer is there: its tab may be opened for the first time."""
+
+EXAMPLE_READY = "This example is rendered already: see Result. Or change it, and press Insert."
+EXAMPLE_SHOWN = "Rendered from the boxes and the path under Motion. Change them, and press Insert."
+
+MALFORMED = "A value is not of the kind that is asked for here; reload the page, or correct what your program sends."
 BUSY = "Too many people are here right now; try again in a minute."
 
 _STAMPS = itertools.count(1)
@@ -139,7 +180,7 @@ class Parts:
 def build_page(page: Page, time_to_live_s: float, queue_size: int) -> gr.Blocks:
     """The whole page. ``time_to_live_s``: how long what it serves is kept; ``queue_size``: how many jobs may wait."""
     delete_cache = (max(60, int(time_to_live_s) // 8), int(time_to_live_s))
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=delete_cache, fill_width=True) as demo:
+    with StrictBlocks(title=TITLE, analytics_enabled=False, delete_cache=delete_cache, fill_width=True) as demo:
         parts = _build_parts(page)
         _wire_session(demo, page, parts)
         _wire_files(page, parts)
@@ -149,6 +190,18 @@ def build_page(page: Page, time_to_live_s: float, queue_size: int) -> gr.Blocks:
     demo.queue(max_size=None, default_concurrency_limit=8)
     _bound_each_queue(demo, queue_size)
     return demo
+
+
+class StrictBlocks(gr.Blocks):
+    """Blocks that refuse what no control of the page sends with one sentence. Gradio would tell the log with a traceback each time,
+    and only whoever makes requests by hand can cause it."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:
+        try:
+            return await super().preprocess_data(block_fn, inputs, *rest, **named)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            log.warning("refused a request to %s: %s", block_fn.api_name, type(error).__name__)
+            raise gr.Error(MALFORMED, title="That did not work", print_exception=False) from None
 
 
 def _bound_each_queue(demo: gr.Blocks, size: int) -> None:
@@ -177,10 +230,11 @@ def _build_parts(page: Page) -> Parts:
     with gr.Row(elem_id="header"):
         gr.HTML(HEADER, elem_id="brand")
         with gr.Row(elem_id="actions"):
+            gr.HTML("Examples", elem_id="examples", padding=False, visible=bool(page.examples))
             found["examples"] = [
-                gr.Button(f"Example: {path.stem}", size="sm", min_width=90, elem_classes="example") for path in page.examples
+                gr.Button(path.stem.capitalize(), size="sm", min_width=60, elem_classes="example") for path in page.examples
             ]
-            found["start_empty"] = gr.Button("Start empty", size="sm", min_width=90)
+            found["start_empty"] = gr.Button("New project", size="sm", min_width=90)
             found["open_project"] = gr.UploadButton(
                 "Open project",
                 size="sm",
@@ -192,6 +246,7 @@ def _build_parts(page: Page) -> Parts:
             found["saved_project"] = gr.DownloadButton("", elem_id="saved-project", elem_classes="offscreen")
             found["pack_file"] = gr.DownloadButton("", elem_id="pack-file", elem_classes="offscreen")
     found["checklist"] = gr.HTML(elem_id="checklist")
+    gr.HTML(TROUBLE, elem_id="trouble", padding=False)
     with gr.Row(elem_id="columns", equal_height=False):
         with gr.Column(elem_id="sources", elem_classes="column"):
             _build_sources(found)
@@ -235,12 +290,13 @@ def _build_stage(found: dict[str, Any], page: Page) -> None:
 def _build_insert(found: dict[str, Any]) -> None:
     with gr.Column(elem_classes="card", elem_id="insert-card"):
         gr.HTML("<h2>Insert</h2>")
-        with gr.Column() as found["insert_slot"]:
-            found["insert"] = gr.Button("Insert", variant="primary", size="lg", interactive=False, elem_id="insert")
-        found["cancel"] = gr.Button("Cancel", variant="stop", size="lg", visible=False, elem_id="cancel")
-        found["missing"] = gr.HTML(elem_id="missing")
+        with gr.Column(elem_id="insert-bar"):
+            with gr.Column() as found["insert_slot"]:
+                found["insert"] = gr.Button("Insert", variant="primary", size="lg", interactive=False, elem_id="insert")
+            found["cancel"] = gr.Button("Cancel", variant="stop", size="lg", visible=False, elem_id="cancel")
+            found["missing"] = gr.HTML(elem_id="missing")
+            found["progress"] = gr.HTML(elem_id="progress")
         found["preview"] = gr.Button("Preview this frame", size="sm", interactive=False, elem_id="preview")
-        found["progress"] = gr.HTML(elem_id="progress")
         found["downloads"] = {
             key: gr.DownloadButton(label, size="sm", visible=False, elem_id=f"download-{key}") for key, label in DOWNLOADS.items()
         }
@@ -353,26 +409,28 @@ def _run_outputs(parts: Parts) -> list[Any]:
     ]
 
 
-def _run_updates(run: RunView) -> list[Any]:
+def _run_updates(run: RunView, picture: str | None = None) -> list[Any]:
+    """``picture``: where ``run.picture`` is served from."""
     skip, keep = gr.skip(), [gr.skip()] * len(DOWNLOADS)
     buttons = [gr.update(visible=not run.is_running), gr.update(visible=run.is_running)]
     if "video" in run.files:
         rest = [gr.update(selected="result"), gr.update(visible=False), gr.update(value=run.files["video"], visible=True)]
         files = [gr.update(value=run.files.get(key), visible=key in run.files) for key in DOWNLOADS]
         return [*buttons, _progress_html(run), *rest, *files]
-    if run.picture is not None:
-        rest = [gr.update(selected="result"), gr.update(value=run.picture, visible=True), gr.update(visible=False)]
+    if picture is not None:
+        rest = [gr.update(selected="result"), gr.update(value=picture, visible=True), gr.update(visible=False)]
         return [*buttons, _progress_html(run), *rest, *keep]
     if not run.is_running:
         return [*buttons, _progress_html(run), skip, gr.update(visible=False), gr.update(visible=True), *keep]
     return [*buttons, _progress_html(run), skip, skip, skip, *keep]
 
 
-def _new_run_updates() -> list[Any]:
-    """No result yet: what a new start shows."""
+def _new_run_updates(tab: str = "motion", line: str = "") -> list[Any]:
+    """Nothing rendered yet: what a new start shows, and on which tab."""
     buttons = [gr.update(visible=True), gr.update(visible=False)]
-    result = [gr.update(selected="motion"), gr.update(value=None, visible=False), gr.update(value=None, visible=True)]
-    return [*buttons, "", *result, *[gr.update(value=None, visible=False)] * len(DOWNLOADS)]
+    result = [gr.update(selected=tab), gr.update(value=None, visible=False), gr.update(value=None, visible=True)]
+    told = f"<p role='status'>{html.escape(line)}</p>" if line else ""
+    return [*buttons, told, *result, *[gr.update(value=None, visible=False)] * len(DOWNLOADS)]
 
 
 def _result_outputs(parts: Parts) -> list[Any]:
@@ -402,15 +460,19 @@ def _wire_session(demo: gr.Blocks, page: Page, parts: Parts) -> None:
     """Coming, going, beginning anew; the takes that are there already are shown."""
     everything = [parts.token, *_work_outputs(parts), *_run_outputs(parts)]
 
-    def opened(kept: object) -> list[Any]:
+    def opened(kept: object, is_result: object) -> list[Any]:
         token, view, frame_index = page.open_visitor(kept)
-        return [token, *_work_updates(token, view, frame_index), *_new_run_updates()]
+        is_back = token == kept
+        tab = "result" if is_back and is_result and page.has_results(token) else "motion"
+        line = EXAMPLE_READY if not is_back and page.is_rendered(token) else ""
+        return [token, *_work_updates(token, view, frame_index), *_new_run_updates(tab, line)]
 
     def emptied(token: object) -> list[Any]:
         token, view = page.start_empty(token)
         return [token, *_work_updates(token, view), *_new_run_updates()]
 
-    coming = demo.load(opened, parts.token, everything, **PRIVATE)
+    demo.load(None, js=WATCH)
+    coming = demo.load(opened, [parts.token, parts.here], everything, js=WHICH_TAB, **PRIVATE)
     emptying = parts.start_empty.click(emptied, parts.token, everything, js=LEAVE_CANVAS, **PRIVATE)
     for event in (coming, emptying):
         event.success(*_shown_again(page, parts), **PRIVATE)
@@ -421,7 +483,8 @@ def _wire_files(page: Page, parts: Parts) -> None:
     outputs_and_run = [*outputs, *_run_outputs(parts)]
 
     def example(number: int, token: str) -> list[Any]:
-        return [*_work_updates(token, *page.load_example(number, token)), *_new_run_updates()]
+        work = _work_updates(token, *page.load_example(number, token))
+        return [*work, *(_new_run_updates("result", EXAMPLE_SHOWN) if page.is_rendered(token) else _new_run_updates())]
 
     def clip(token: str, path: object) -> list[Any]:
         return [None, *_work_updates(token, page.upload_clip(token, path)), *_new_run_updates()]
@@ -444,8 +507,10 @@ def _wire_files(page: Page, parts: Parts) -> None:
     projects = parts.open_project.upload(project, [token, parts.open_project], outputs_and_run, **HEAVY)
     saved = parts.save_project.click(page.save_project, token, parts.saved_project, **PRIVATE)
     saved.success(None, js=CLICK_SAVED_FILE)
-    for event in (*examples, clips, projects):
+    for event in (clips, projects):
         event.success(*_shown_again(page, parts), **PRIVATE)
+    for event in examples:
+        event.success(*_shown_again(page, parts), **PRIVATE).success(None, js=REPLAY)
 
 
 def _wire_edits(page: Page, parts: Parts) -> None:
@@ -503,17 +568,20 @@ def _viewer_value(page: Page, token: object) -> dict[str, Any]:
 def _wire_render(page: Page, parts: Parts) -> list[Any]:
     """The jobs that render, all told, bounded and stopped in the same way. Returns the events that end with a new take."""
 
+    def told(run: RunView) -> list[Any]:
+        return _run_updates(run, None if run.picture is None else page.publish_picture(run.picture))
+
     def insert(token: object, wants_lossless: object, wants_layer: object) -> Generator[list[Any], None, None]:
         for run in page.insert(token, wants_lossless, wants_layer):
-            yield _run_updates(run)
+            yield told(run)
 
     def splice(token: object) -> Generator[list[Any], None, None]:
         for run in page.splice(token):
-            yield _run_updates(run)
+            yield told(run)
 
     def pack(token: object) -> Generator[list[Any], None, None]:
         for run in page.pack(token):
-            yield [gr.update(value=run.files["pack"]) if "pack" in run.files else gr.skip(), *_run_updates(run)]
+            yield [gr.update(value=run.files["pack"]) if "pack" in run.files else gr.skip(), *told(run)]
 
     def stopped(token: object) -> list[Any]:
         return _run_updates(page.cancel(token))
@@ -526,8 +594,8 @@ def _wire_render(page: Page, parts: Parts) -> list[Any]:
         return [gr.update(visible=True), gr.update(visible=False), line]
 
     def start(event: Any, job: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
-        told = event(waiting, None, _run_outputs(parts), queue=False, **PRIVATE)
-        running = told.then(job, inputs, outputs, concurrency_id="render", concurrency_limit=1, **PRIVATE)
+        waits = event(waiting, None, _run_outputs(parts), queue=False, **PRIVATE)
+        running = waits.then(job, inputs, outputs, concurrency_id="render", concurrency_limit=1, **PRIVATE)
         running.failure(failed, parts.progress, [parts.insert_slot, parts.cancel, parts.progress], queue=False, **PRIVATE)
         return running
 
@@ -541,7 +609,8 @@ def _wire_render(page: Page, parts: Parts) -> list[Any]:
     parts.cancel.click(stopped, parts.token, outputs, cancels=jobs, queue=False, **PRIVATE)
 
     def previewed(token: object, frame: object) -> list[Any]:
-        return [gr.update(selected="result"), gr.update(value=page.preview_frame(token, frame), visible=True)]
+        picture = page.publish_picture(page.preview_frame(token, frame))
+        return [gr.update(selected="result"), gr.update(value=picture, visible=True)]
 
     parts.preview.click(
         previewed,
@@ -569,7 +638,8 @@ def _wire_results(page: Page, parts: Parts, finished: list[Any]) -> None:
         if outcome.is_other_shown:
             result = _result_updates(page.show_files(token))
         if outcome.is_project_changed:
-            work = [gr.update(selected="motion"), *_work_updates(token, page.refresh(token, layer))]
+            tab = gr.skip() if outcome.stays else gr.update(selected="motion")
+            work = [tab, *_work_updates(token, page.refresh(token, layer))]
         return [_viewer_value(page, token), *result, *work]
 
     for event in finished:
@@ -581,7 +651,11 @@ def _wire_results(page: Page, parts: Parts, finished: list[Any]) -> None:
 
 
 def _add_api(page: Page) -> None:
-    """The two public endpoints: plain text and files in, files out."""
+    """The public endpoints: plain text, numbers and files in, files out."""
+
+    def previewed(project_json: object, files: object) -> str:
+        return page.publish_picture(page.preview_files(project_json, files), ".png")
+
     with gr.Column(visible=False):
         project = gr.Textbox(label="project_json")
         files = gr.File(label="files", file_count="multiple")
@@ -599,11 +673,47 @@ def _add_api(page: Page) -> None:
         concurrency_limit=1,
     )
     preview.click(
-        page.preview_files,
+        previewed,
         [project, files],
         picture,
         api_name="preview",
         api_description="The middle frame of a project's range, as the engine makes it.",
         concurrency_id="preview",
         concurrency_limit=1,
+    )
+    _add_mask_api(page)
+
+
+def _add_mask_api(page: Page) -> None:
+    """Masks from clicks, for programs. One call at a time; a call that is cancelled stops at its next frame."""
+    with gr.Column(visible=False):
+        video = gr.File(label="video")
+        frame, start, stop = (gr.Number(0, label=name, precision=0) for name in ("frame", "start", "stop"))
+        clicks, box = gr.Textbox("[]", label="clicks"), gr.Textbox("", label="box")
+        prompts = gr.Textbox("{}", label="prompts")
+        segmenter = gr.Textbox("auto", label="segmenter")
+        masks, report = gr.File(label="masks"), gr.JSON(label="report")
+        segment, propagate = gr.Button("segment"), gr.Button("propagate")
+    shared: dict[str, Any] = {"concurrency_id": "masks", "concurrency_limit": 1}
+    segment.click(
+        page.segment_file,
+        [video, frame, clicks, box, segmenter],
+        [masks, report],
+        api_name="segment",
+        api_description=(
+            "The mask of a thing on one frame of a video, as a PNG, and a report. clicks is JSON, [[x, y, 1 or 0], ...], box "
+            "[x0, y0, x1, y1] or empty, 0..1 of the picture; segmenter is auto, sam2 or fallback."
+        ),
+        **shared,
+    )
+    propagate.click(
+        page.propagate_file,
+        [video, prompts, start, stop, segmenter],
+        [masks, report],
+        api_name="propagate",
+        api_description=(
+            "A thing carried through the frames start to stop (0: the end), as a mask video without loss, and a report. prompts is "
+            'JSON, {"frame": {"clicks": [[x, y, 1 or 0], ...], "box": [x0, y0, x1, y1] or null}, ...}, 0..1 of the picture.'
+        ),
+        **shared,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
+from pipeline.project import MAX_REFERENCES
 
 Document = dict[str, Any]
 Point = tuple[float, float]
@@ -94,11 +95,12 @@ class Gaps:
     video: str | None
     motion: str | None
     reference: str | None
+    target: str | None = None
 
     @property
     def first(self) -> str | None:
         """The sentence to show: what to do next."""
-        return self.video or self.motion or self.reference
+        return self.video or self.target or self.motion or self.reference
 
 
 # -- steps ----------------------------------------------------------------------------------------------------------------------
@@ -124,16 +126,35 @@ def set_clip(session: EditSession, name: str, sha256: str) -> EditSession:
     return _changed(session, change)
 
 
-def set_reference(session: EditSession, layer_index: int, name: str, sha256: str, points: Mapping[str, Point]) -> EditSession:
-    """Use another picture of a layer's thing. ``points`` (0..1 of the picture) are those that its paths move; one that a path needs
-    and that is not given lies in the middle. Raises ``UserError`` for a layer that is not there."""
+def set_reference(
+    session: EditSession, layer_index: int, name: str, sha256: str, points: Mapping[str, Point], reference_index: int = 0
+) -> EditSession:
+    """Use another picture of a layer's thing in place of the one at ``reference_index``, or one more behind the last. ``points``
+    (0..1 of the picture) are those that its paths move; one that a path needs on the first picture and that is not given lies in
+    the middle. Raises ``UserError`` for a layer that is not there, or too many pictures."""
 
     def change(document: Document) -> None:
         layer = _layer_of(document, layer_index)
-        needed = [each["point"] for each in layer.get("trajectories", [])]
+        references = layer.setdefault("references", [])
+        index = min(reference_index, len(references))
+        needed = [each["point"] for each in layer.get("trajectories", [])] if index == 0 else []
         placed = {**dict.fromkeys(needed, (0.5, 0.5)), **points}
         rounded = {point: [_rounded(value) for value in at] for point, at in placed.items()}
-        layer["references"] = [{"path": name, "sha256": sha256, **({"points": rounded} if rounded else {})}]
+        references[index : index + 1] = [{"path": name, "sha256": sha256, **({"points": rounded} if rounded else {})}]
+        if len(references) > MAX_REFERENCES:
+            raise UserError(f"A layer has at most {MAX_REFERENCES} pictures; remove one first.")
+
+    return _changed(session, change)
+
+
+def set_reference_mask(session: EditSession, layer_index: int, reference_index: int, mask: Mapping[str, Any]) -> EditSession:
+    """Cut a layer's picture out as ``mask`` (of the project file) says. Raises ``UserError`` for one that is not there."""
+
+    def change(document: Document) -> None:
+        references = _layer_of(document, layer_index).get("references") or []
+        if not 0 <= reference_index < len(references):
+            raise UserError("That picture is not there any more; choose another one.")
+        references[reference_index]["mask"] = dict(mask)
 
     return _changed(session, change)
 
@@ -182,6 +203,7 @@ def find_gaps(document: Mapping[str, Any]) -> Gaps:
         video=None if document.get("clip") else "Add a video to begin.",
         motion=_first_of(_motion_gap, document, shown) if shown else "Every layer is hidden; show one.",
         reference=_first_of(_reference_gap, document, shown),
+        target=_first_of(_target_gap, document, shown),
     )
 
 
@@ -205,6 +227,13 @@ def _motion_gap(layer: Mapping[str, Any]) -> str | None:
 
 def _reference_gap(layer: Mapping[str, Any]) -> str | None:
     return None if layer.get("references") or layer["kind"] == "remove" else "Add a picture of the thing to insert."
+
+
+def _target_gap(layer: Mapping[str, Any]) -> str | None:
+    target = layer.get("target") or {}
+    if layer["kind"] == "insert" or target.get("prompts") or target.get("path") or target.get("edits"):
+        return None
+    return f"Click the thing to {layer['kind']}."
 
 
 def find_blend(document: Mapping[str, Any], layer_index: int) -> dict[str, float]:

@@ -165,7 +165,7 @@ class WorkStore:
                     return KeptFile(name, is_new=False)
                 name = _next_name(name)
             if measure_bytes(folder.parent) + source.stat().st_size > self.max_visitor_bytes:
-                raise UserError("Your files fill the space that one visitor has here; start empty and add only what you need.")
+                raise UserError("Your files fill the space that one visitor has here; begin a new project with fewer files.")
             part = folder / f".{secrets.token_hex(8)}.part"
             try:
                 shutil.copyfile(source, part)
@@ -260,15 +260,19 @@ def _next_name(name: str) -> str:
 
 def remove_unused(folder: Path, max_age_s: float, now_s: float, max_bytes: float = math.inf) -> None:
     """Remove every folder in ``folder`` that has not changed for ``max_age_s``, and the oldest others while all hold more than
-    ``max_bytes``: what was uploaded or served, and nobody fetches any more."""
+    ``max_bytes``: what was uploaded or served, and nobody fetches any more. Files between them go by their age alone."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        folders = sorted((Path(each.path) for each in entries if each.is_dir(follow_symlinks=False)), key=_modified_at)
+        found = sorted((Path(each.path) for each in entries), key=_modified_at)
+        folders = [path for path in found if path.is_dir() and not path.is_symlink()]
         sizes = {path: measure_bytes(path) for path in folders}
         total = sum(sizes.values())
         for path in folders:
             if now_s - _modified_at(path) > max_age_s or total > max_bytes:
                 total -= sizes[path]
                 shutil.rmtree(path, ignore_errors=True)
+        for path in found:
+            if path not in sizes and now_s - _modified_at(path) > max_age_s:
+                path.unlink(missing_ok=True)
 
 
 def _modified_at(path: Path) -> float:

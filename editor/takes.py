@@ -220,6 +220,18 @@ class TakeShelf:
             raise UserError(GONE) from None
         return Recipe(saved["project"], tuple((start, stop, text) for start, stop, text in saved["pieces"]))
 
+    def write_quality(self, token: object, key: str, quality: Mapping[str, object]) -> None:
+        """Keep how good a take's frames are: one list of numbers for each measure."""
+        _write_whole(self._quality(token, key), json.dumps(quality, allow_nan=False))
+
+    def read_quality(self, token: object, key: str) -> dict[str, object] | None:
+        """How good a take's frames are; None for one that was never measured."""
+        path = self._quality(token, key)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def _quality(self, token: object, key: str) -> Path:
+        return self._folder(token) / f"{key}.quality"
+
     def _recipe(self, token: object, key: str) -> Path:
         return self._folder(token) / f"{key}.recipe"
 

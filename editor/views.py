@@ -113,12 +113,18 @@ def _find_fault(work: Work, scenes: SceneShelf, is_complete: bool) -> str | None
 
 
 def _checklist(work: Work, gaps: steps.Gaps, fault: str | None) -> tuple[Step, ...]:
-    return (
-        Step("Video", gaps.video is None, gaps.video or _tell_clip(work.clip)),
-        Step("Motion", gaps.motion is None, gaps.motion or _tell_motion(work.document)),
-        Step("Reference", gaps.reference is None, gaps.reference or _tell_reference(work)),
-        Step("Insert", gaps.first is None and fault is None, fault or "Ready when you are." if gaps.first is None else LATER),
-    )
+    """The steps to a result. What only some kinds of layers need stands there only with such layers."""
+    kinds = {layer["kind"] for layer in work.document["layers"] if not layer.get("hidden")}
+    steps_there = [Step("Video", gaps.video is None, gaps.video or _tell_clip(work.clip))]
+    if kinds & {"replace", "remove"}:
+        steps_there.append(Step("Target", gaps.target is None, gaps.target or _tell_target(work.document)))
+    if kinds != {"remove"}:
+        steps_there += [
+            Step("Motion", gaps.motion is None, gaps.motion or _tell_motion(work.document)),
+            Step("Reference", gaps.reference is None, gaps.reference or _tell_reference(work)),
+        ]
+    ready = fault or "Ready when you are."
+    return (*steps_there, Step("Insert", gaps.first is None and fault is None, ready if gaps.first is None else LATER))
 
 
 def _tell_clip(clip: Clip | None) -> str:
@@ -128,12 +134,30 @@ def _tell_clip(clip: Clip | None) -> str:
     return f"{clip.width} × {clip.height}, {clip.num_frames} frames, {float(clip.fps):.4g} fps, {sound}"
 
 
+def _tell_target(document: Mapping[str, Any]) -> str:
+    """How the targets are marked."""
+    targets = [layer.get("target") or {} for layer in document["layers"] if layer["kind"] != "insert"]
+    prompts = [prompt for target in targets for prompt in target.get("prompts", {}).values()]
+    clicks = sum(len(prompt.get("clicks", [])) for prompt in prompts)
+    boxes = sum(bool(prompt.get("box")) for prompt in prompts)
+    painted = sum(len(target.get("edits", {})) for target in targets)
+    files = sum(bool(target.get("path")) for target in targets)
+    words = (
+        (clicks, "click", "clicks"),
+        (boxes, "box", "boxes"),
+        (painted, "painted frame", "painted frames"),
+        (files, "file", "files"),
+    )
+    return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in words if count)
+
+
 def _tell_motion(document: Mapping[str, Any]) -> str:
     boxes = sum(len(layer.get("boxes", {})) for layer in document["layers"])
     paths = sum(len(layer.get("trajectories", [])) for layer in document["layers"])
     layers = len(document["layers"])
     counts = ((layers if layers > 1 else 0, "layer", "layers"), (boxes, "box", "boxes"), (paths, "path", "paths"))
-    return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts if count)
+    told = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts if count)
+    return told or "That of the thing it replaces."
 
 
 def _tell_reference(work: Work) -> str:

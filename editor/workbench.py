@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pipeline.errors import UserError
-from pipeline.types import Clip, Reference
+from pipeline.types import Clip, InsertionRequest, Reference
 
 if TYPE_CHECKING:
     from pipeline.cache import ArtifactCache
     from pipeline.media import FrameStore, MediaLimits
+    from pipeline.project import Project
+    from pipeline.resolve import Segmenters
+    from pipeline.treatment import Treatment
+    from pipeline.types import Array
 
 Value = TypeVar("Value")
 
@@ -23,7 +27,13 @@ MAX_OPEN_CLIPS = 8
 FRAME_STORE_BYTES = 96 * 2**20
 MAX_CUTOUTS = 16
 CUTOUT_BYTES = 768 * 2**20
-"""What all kept cut-outs may weigh together; one of the largest picture that is read weighs 350 MB."""
+"""What all kept cut-outs may weigh together; one of the largest picture that is taken weighs 170 MB."""
+
+MAX_PICTURE_PIXELS = 24_000_000
+"""The largest picture that the page takes: cutting one out takes about 30 bytes a pixel for a moment."""
+
+MAX_PICTURES = 8
+PICTURE_BYTES = 192 * 2**20
 
 
 class Shelf(Generic[Value]):
@@ -75,22 +85,45 @@ class OpenClip:
 
 
 class Workbench:
-    """Opens what documents name, for all visitors of this process. ``limits`` bounds clips, ``artifacts`` keeps cut-outs."""
+    """Opens what documents name, for all visitors of this process. ``limits`` bounds clips, ``artifacts`` keeps cut-outs,
+    ``segmenters`` make masks from clicks (None: nobody does)."""
 
-    def __init__(self, limits: MediaLimits, artifacts: ArtifactCache) -> None:
-        self.limits, self.artifacts = limits, artifacts
+    def __init__(self, limits: MediaLimits, artifacts: ArtifactCache, segmenters: Segmenters | None = None) -> None:
+        self.limits, self.artifacts, self.segmenters = limits, artifacts, segmenters
         self._clips: Shelf[OpenClip] = Shelf(MAX_OPEN_CLIPS, lambda opened: opened.frames.close())
-        self._cutouts: Shelf[Reference] = Shelf(MAX_CUTOUTS, max_bytes=CUTOUT_BYTES, weigh=_measure_cutout)
+        self._cutouts: Shelf[Reference | UserError] = Shelf(MAX_CUTOUTS, max_bytes=CUTOUT_BYTES, weigh=_measure_cutout)
+        self._pictures: Shelf[Array] = Shelf(MAX_PICTURES, max_bytes=PICTURE_BYTES, weigh=lambda rgb: rgb.nbytes)
         self._cutting = threading.Lock()
+
+    def build_request(self, project: Project, folder: Path) -> tuple[InsertionRequest, list[str]]:
+        """The request of a project whose files lie in ``folder``, and warnings for the person. Raises ``UserError``."""
+        from pipeline.project import build_request
+        from pipeline.resolve import choose_segmenter
+
+        request, warnings = build_request(project, folder, limits=self.limits, cache=self.artifacts)
+        return (request if self.segmenters is None else choose_segmenter(request, self.segmenters)), warnings
 
     def open_clip(self, path: Path) -> OpenClip:
         """The clip in a file. Raises ``UserError`` when it is no clip that can be used."""
         return self._clips.fetch(_identity(path), lambda: self._read_clip(path))
 
-    def cut_out(self, path: Path, mask_path: Path | None = None, grow_px: float = 0) -> Reference:
-        """The thing in a picture, without named points; ``mask_path`` is its mask, grown by ``grow_px``. Raises ``UserError``."""
-        key = _identity(path), None if mask_path is None else _identity(mask_path), grow_px
-        return self._cutouts.fetch(key, lambda: self._cut_out(path, mask_path, grow_px))
+    def cut_out(self, path: Path, treatment: Treatment | None = None) -> Reference:
+        """The thing in a picture, without named points, cut out as the project says. Raises ``UserError``, ``NothingFound`` where
+        it must be said by hand what the thing is (looked for once)."""
+        from pipeline.treatment import AUTOMATIC
+
+        chosen = treatment or AUTOMATIC
+        key = _identity(path), None if chosen.mask_path is None else _identity(chosen.mask_path), chosen
+        found = self._cutouts.fetch(key, lambda: self._cut_out(path, chosen))
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def picture(self, path: Path) -> Array:
+        """A picture as it came, upright, u8[H,W,3]. Raises ``UserError``."""
+        from pipeline.images import read_image
+
+        return self._pictures.fetch(_identity(path), lambda: read_image(path, MAX_PICTURE_PIXELS).rgb)
 
     def _read_clip(self, path: Path) -> OpenClip:
         from pipeline.media import FrameStore, probe_clip
@@ -98,20 +131,21 @@ class Workbench:
         clip = probe_clip(path, self.limits)
         return OpenClip(clip, FrameStore(clip, max_bytes=FRAME_STORE_BYTES))
 
-    def _cut_out(self, path: Path, mask_path: Path | None, grow_px: float) -> Reference:
+    def _cut_out(self, path: Path, treatment: Treatment) -> Reference | UserError:
         from pipeline.images import read_image
-        from pipeline.masks import grow_mask, image_mask
-        from pipeline.matting import cut_out
+        from pipeline.matting import NothingFound
+        from pipeline.treatment import treat_picture
 
-        with self._cutting:  # a large picture takes gigabytes for a moment: never two at once, whoever asks
-            image = read_image(path)
-            mask = None if mask_path is None else grow_mask(image_mask(mask_path, image.rgb.shape[:2]), grow_px)
-            rgb, alpha, note = cut_out(image.rgb, image.alpha, mask=mask, cache=self.artifacts)
+        with self._cutting:  # a large picture takes hundreds of megabytes for a moment: never two at once, whoever asks
+            try:
+                rgb, alpha, note = treat_picture(read_image(path, MAX_PICTURE_PIXELS), treatment, self.artifacts)
+            except NothingFound as fault:
+                return NothingFound(str(fault))
         return Reference(rgb, alpha, {}, note)
 
 
-def _measure_cutout(reference: Reference) -> int:
-    return reference.image.nbytes + reference.alpha.nbytes
+def _measure_cutout(reference: Reference | UserError) -> int:
+    return 0 if isinstance(reference, UserError) else reference.image.nbytes + reference.alpha.nbytes
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from .engines import Engine
 from .errors import UserError
@@ -34,6 +34,8 @@ DONE, FAILED, INPUT_AT_FAULT, INTERRUPTED = 0, 1, 2, 130
 PLAIN_INTERVAL_S = 2.0
 BAR_INTERVAL_S = 0.1
 BAR_CELLS = 28
+
+Result = TypeVar("Result")
 
 
 def build_composite(device: str, checkpoints: Path | None = None, is_compiled: bool = False) -> Engine:
@@ -129,9 +131,16 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("--report", metavar="OUT.json", type=Path, help="also write what was done, as JSON")
     command.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
 
+    from .evaluation.cli import add_commands as add_evaluation_commands
+    from .segmentation.cli import add_commands as add_segmentation_commands
+    from .tracking_cli import add_commands as add_tracking_commands
+    from .training.cli import add_commands as add_training_commands
     from .videoanydoor.cli import add_commands
 
-    add_commands(commands)
+    add_training_commands(add_commands(commands))
+    add_evaluation_commands(commands, ENGINES)
+    add_segmentation_commands(commands)
+    add_tracking_commands(commands)
 
     command = commands.add_parser(
         "warm-up", help="prepare the first cut-out", description="Compile what automatic cut-outs need; takes a minute, once."
@@ -148,6 +157,9 @@ def _render(options: argparse.Namespace) -> None:
     from .preflight import plan_render
     from .project import build_request, read_project
     from .render import check_outputs, render
+    from .resolve import ResolvingEngine, choose_segmenter
+    from .segmentation.choice import SegmenterByName
+    from .videoanydoor.folders import DEFAULT_FOLDER
 
     project = read_project(options.project)
     changes = {"name": options.engine, "seed": options.seed}
@@ -159,11 +171,14 @@ def _render(options: argparse.Namespace) -> None:
         request = replace(request, sampling=replace(request.sampling, checkpoint=checkpoint.name))
 
     engine = ENGINES[project.engine.name](options.device, None if checkpoint is None else checkpoint.parent, options.compile)
+    segmenters = SegmenterByName(options.device, DEFAULT_FOLDER)
+    request = choose_segmenter(request, segmenters)
     keep = (options.project, *project.source_paths(root, allow_absolute=True))
     check_outputs(request.clip, options.output, options.lossless, options.layer_alpha, keep)
     if options.report is not None:
         _check_report(options.report, keep)
     engine_s, engine_bytes = _plan_engine(engine, request)
+    engine = ResolvingEngine(engine, segmenters, ArtifactCache(cache_folder()))
     plan = plan_render(
         request,
         options.output,
@@ -178,7 +193,7 @@ def _render(options: argparse.Namespace) -> None:
     metadata = kept.to_metadata()
     if not metadata:
         warnings.append("The project is too large to travel inside the result; keep the project file.")
-    summary = _show_progress(
+    summary: RenderSummary = show_progress(
         render(
             request,
             engine,
@@ -187,6 +202,7 @@ def _render(options: argparse.Namespace) -> None:
             layer_alpha_path=options.layer_alpha,
             metadata=metadata,
             keep=keep,
+            wants_quality=options.report is not None,
         )
     )
     document = summary.to_document()
@@ -194,7 +210,8 @@ def _render(options: argparse.Namespace) -> None:
     if options.report is not None:
         layer_name = None if options.layer_alpha is None else str(options.layer_alpha)
         settings = {"lossless": options.lossless, "layer_alpha": layer_name, "project": kept.to_document()}
-        _write_whole(options.report, {**document, **settings})
+        quality = None if summary.quality is None else summary.quality.to_document()
+        _write_whole(options.report, {**document, **settings, "quality": quality})
     for warning in document["warnings"]:
         _say(f"note: {warning}")
     _say(f"{options.output.name}: {summary.frames} frames in {summary.seconds:.1f} s")
@@ -295,8 +312,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _show_progress(work: Generator[Progress, None, RenderSummary]) -> RenderSummary:
-    """Run a render to its end, showing where it is on stderr: a bar on a terminal, plain lines otherwise."""
+def show_progress(work: Generator[Progress, None, Result]) -> Result:
+    """Run a job to its end, showing where it is on stderr: a bar on a terminal, plain lines otherwise. What it returns."""
     is_terminal = sys.stderr.isatty()
     show = _Bar() if is_terminal else _Lines()
     with contextlib.closing(work):
@@ -304,7 +321,8 @@ def _show_progress(work: Generator[Progress, None, RenderSummary]) -> RenderSumm
             while True:
                 show.update(next(work))
         except StopIteration as end:
-            return end.value
+            result: Result = end.value
+            return result
         finally:
             show.close()
 

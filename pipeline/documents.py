@@ -250,25 +250,32 @@ def frame_key(max_frame: int) -> Check:
 # -- text -----------------------------------------------------------------------------------------------------------------------
 
 
-def decode_json(data: bytes | str, max_bytes: int) -> object:
-    """Strict JSON: bounded, no NaN or Infinity, no key twice in an object, no nesting that breaks the reader."""
+def decode_json(data: bytes | str, max_bytes: int, what: str = "the project file") -> object:
+    """Strict JSON: bounded, no NaN or Infinity, no key twice in an object, no nesting that breaks the reader. ``what`` it is that
+    is read stands at the head of every fault."""
     if len(data) > max_bytes:
-        fault("", f"it has more than the {max_bytes / 2**20:.0f} MiB that a project file may have")
+        fault(what, f"it has more than the {max_bytes / 2**20:.0f} MiB that it may have")
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
     except UnicodeDecodeError:
-        fault("", "it is not text in UTF-8; choose a project file")
+        fault(what, "it is not text in UTF-8")
     except RecursionError:
-        fault("", "it is nested far deeper than a project file is")
+        fault(what, "it is nested far deeper than it may be")
     except json.JSONDecodeError as error:
-        fault("", f"it is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}")
+        fault(what, f"it is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}")
+    except _Refused as refused:
+        fault(what, str(refused))
     except ValueError:
-        fault("", "it holds a number with too many digits")
+        fault(what, "it holds a number with too many digits")
+
+
+class _Refused(Exception):
+    """JSON that is valid and yet not taken; the text says why."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    fault("", f"it holds {name}, but every number must be finite")
+    raise _Refused(f"it holds {name}, but every number must be finite")
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -277,6 +284,6 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                fault("", f"the key {shown(key)} appears twice in one object")
+                raise _Refused(f"the key {shown(key)} appears twice in one object")
             seen.add(key)
     return made

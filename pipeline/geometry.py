@@ -146,6 +146,37 @@ def box_corners(box_px: Array, rotation_deg: float = 0.0) -> Array:
     return (corners - centre) @ turn.T + centre
 
 
+def carry_box(matrix: Array, box_px: Array, rotation_deg: float = 0.0) -> tuple[Array, float]:
+    """A turned box f64[4] carried by a map: its centre goes where the map takes it, size and turn by the similarity that is nearest
+    to the map there. Returns the box and its rotation in degrees."""
+    x0, y0, x1, y1 = (float(value) for value in box_px)
+    centre, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), np.array([(x1 - x0) / 2, (y1 - y0) / 2])
+    linear = similarity_at(matrix, centre)
+    moved, half = apply_map(matrix, centre), half * abs(linear)
+    return np.concatenate([moved - half, moved + half]), float(rotation_deg) + float(np.rad2deg(np.angle(linear)))
+
+
+def carry_box_back(matrix: Array, box_px: Array, rotation_deg: float = 0.0) -> tuple[Array, float]:
+    """The turned box that ``carry_box`` takes to this one: exactly its inverse."""
+    x0, y0, x1, y1 = (float(value) for value in box_px)
+    moved, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), np.array([(x1 - x0) / 2, (y1 - y0) / 2])
+    centre = apply_map(np.linalg.inv(matrix), moved)
+    linear = similarity_at(matrix, centre)
+    half = half / abs(linear)
+    return np.concatenate([centre - half, centre + half]), float(rotation_deg) - float(np.rad2deg(np.angle(linear)))
+
+
+def similarity_at(matrix: Array, point: Array) -> complex:
+    """Size and clockwise turn, as one complex number, of the similarity that is nearest (least squares) to a projective map in the
+    neighbourhood of a point f64[2]; its size is at least ``MIN_SIZE``."""
+    x, y = apply_map(matrix, point)
+    depth = float(point @ matrix[2, :2] + matrix[2, 2])
+    depth = depth if abs(depth) > 1e-9 else 1e-9
+    slope = (matrix[:2, :2] - np.outer([x, y], matrix[2, :2])) / depth
+    linear = complex(slope[0, 0] + slope[1, 1], slope[1, 0] - slope[0, 1]) / 2
+    return linear if abs(linear) >= MIN_SIZE else complex(MIN_SIZE)
+
+
 def bounds_of(points: Array) -> Array:
     """The box x0 y0 x1 y1 around points f64[N,2]."""
     return np.concatenate([points.min(axis=0), points.max(axis=0)])

@@ -63,6 +63,23 @@ def read_image(path: Path, max_pixels: float = 50e6) -> LoadedImage:
     return LoadedImage(rgb, np.ascontiguousarray(_upright(alpha, orientation)))
 
 
+def check_pixels(path: Path, max_pixels: float) -> None:
+    """Raise ``UserError`` when a picture has more than ``max_pixels`` pixels, as its header says. Whatever else is wrong with the
+    file is left to ``read_image``."""
+    from PIL import Image
+
+    path = Path(path)
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            is_large = image.width * image.height > max_pixels
+    except Image.DecompressionBombError:
+        is_large = True
+    except _BROKEN:
+        return
+    if is_large:
+        raise UserError(_too_large(path, max_pixels))
+
+
 def _too_large(path: Path, max_pixels: float) -> str:
     return f"The picture {path.name} has more than {max_pixels / 1e6:g} million pixels; make it smaller."
 

@@ -6,6 +6,7 @@ A mask is ``bool[H,W]``; at rest it is run-length encoded in COCO's order: colum
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,10 @@ MASK_THRESHOLD = 128
 
 MAX_GROW_PX = 500
 MAX_FEATHER_PX = 200
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".ogv", ".m4v")
+MASK_SUFFIXES = (".mkv", ".mp4", ".png")
+"""Endings of videos, and of the masks ``NAME.mask.…`` that may lie beside them."""
 
 _CHARS_PER_COUNT = 7
 
@@ -136,6 +141,30 @@ def read_mask_track(
             held = (mask, _encode_grown(mask, grow_px))
         runs.append(held[1])
     return MaskTrack(hw=clip.hw, runs=tuple(runs), feather_px=float(feather_px))
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedVideo:
+    """A video and the mask of one thing in it."""
+
+    video: Path
+    mask: Path
+
+
+def find_masked_videos(folder: Path) -> list[MaskedVideo]:
+    """Every video of a folder that has a mask beside it. Raises ``UserError`` when there is none."""
+    found = []
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        if path.suffix.lower() not in VIDEO_SUFFIXES or path.stem.endswith(".mask") or not path.is_file():
+            continue
+        for suffix in MASK_SUFFIXES:
+            mask = path.with_name(f"{path.stem}.mask{suffix}")
+            if mask.is_file():
+                found.append(MaskedVideo(path, mask))
+                break
+    if not found:
+        raise UserError(f"No video in {folder.name!r} has a mask beside it (NAME.mask.mkv); make one with the segment command.")
+    return found
 
 
 def mask_alpha(track: MaskTrack, frame_index: int) -> Array:

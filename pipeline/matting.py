@@ -1,7 +1,8 @@
 """The reference's cut-out: a soft alpha, and colours from which the old background has been removed.
 
 A picture's own transparency is used as it is; a mask is refined; else the object is found before its backdrop
-(``pipeline.backdrop``). Refining is closed-form matting (Levin et al. 2008) on at most half a megapixel, carried to full size by
+(``pipeline.backdrop``). Corrections by hand (a brush's mask, clicks) change that cut-out around where they differ from it and leave
+the rest of it alone. Refining is closed-form matting (Levin et al. 2008) on at most half a megapixel, carried to full size by
 the matte's local linear model (guided filter, He et al. 2013; fast form 2015), then multi-level foreground estimation
 (Germer et al. 2020).
 """
@@ -12,7 +13,7 @@ import atexit
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -22,11 +23,14 @@ import numpy as np
 from .backdrop import Found, continue_colors, find_object, is_shaded, is_white, steepness, to_lab
 from .cache import ArtifactCache, content_key
 from .errors import UserError
-from .types import Array
+from .seeds import apply_clicks
+from .types import Array, Click
 
 NOTE_OWN = "used the picture's own transparency"
 NOTE_MASK = "refined the given mask"
 NOTE_FOUND = "found the object before its background"
+NOTE_HAND = "cut out by hand"
+NOTE_WHOLE = "the whole picture is the object"
 
 MAX_SOLVED_PIXELS = 500_000
 """Pixels on which closed-form matting is solved; larger objects are solved smaller and carried to full size."""
@@ -40,11 +44,16 @@ _COLOR_MODEL_EPSILON = 1e-5
 _TILE_PX = 1024
 _TILE_MARGIN_PX = 96
 _WINDOW_MARGIN_PX = 12
+_MAX_PATCHES = 8
 
 _SOLVER = threading.Lock()
 """Held while pymatting works: one of numba's ways to run in parallel ends the process when two threads use it at once."""
 
 Window = tuple[slice, slice]
+
+
+class NothingFound(UserError):
+    """No object stands out in a picture: it must be said by hand which part of it is the object."""
 
 
 class CutOut(NamedTuple):
@@ -56,25 +65,41 @@ class CutOut(NamedTuple):
     note: str
 
 
-def cut_out(rgb: Array, alpha: Array | None = None, mask: Array | None = None, cache: ArtifactCache | None = None) -> CutOut:
+def cut_out(
+    rgb: Array,
+    alpha: Array | None = None,
+    mask: Array | None = None,
+    cache: ArtifactCache | None = None,
+    *,
+    clicks: Sequence[Click] = (),
+    is_correction: bool = False,
+) -> CutOut:
     """Cut the object out of ``rgb`` u8[H,W,3].
 
     ``alpha`` f32[H,W] (the picture's own) is used as it is, only limited to ``mask`` when both are given. ``mask`` alone, bool or
     u8 [H,W] (set from 128), is refined to a soft edge. With neither, the object is found by the colours of the picture's border.
-    The same input gives the same output; results of matting are kept in ``cache``. Raises ``UserError`` when nothing is left or
+    With ``is_correction``, ``mask`` says what the object is, but where it agrees with the cut-out that would be made without it,
+    that one stays. ``clicks`` (in pixels) correct that cut-out in the same way; not together with a mask. The same input gives
+    the same output; results of matting are kept in ``cache``. Raises ``UserError`` when nothing is left, ``NothingFound`` when
     nothing plausible is found.
     """
     _check(rgb, alpha, mask)
     mask = None if mask is None else mask if mask.dtype == bool else mask >= 128
     if mask is not None and not mask.any():
         raise UserError("The reference's mask is empty; paint the object white on black.")
-    if alpha is not None and alpha.min() < 1:
+    if clicks and mask is not None:
+        raise ValueError("give either a mask or clicks, not both")
+    if mask is not None and mask.all() and (is_correction or alpha is None):
+        return CutOut(rgb, np.ones(rgb.shape[:2], np.float32), NOTE_WHOLE)
+    if alpha is not None and alpha.min() < 1 and not clicks and not is_correction:
         return _cut_by_alpha(rgb, alpha, mask)
-    key = content_key(_CUT_OUT_VERSION, rgb, mask)
+    places = np.array([(each.x_px, each.y_px, each.is_foreground) for each in clicks], np.float64)
+    parts = (mask,) if not clicks and not is_correction else (mask, alpha, places, is_correction)
+    key = content_key(_CUT_OUT_VERSION, rgb, *parts)
     kept = cache.load(key) if cache is not None else None
     if kept is not None and kept.keys() == {"image", "alpha", "note"}:
         return CutOut(kept["image"], kept["alpha"], str(kept["note"]))
-    result = _cut_by_matting(rgb, mask)
+    result = _cut_by_hand(rgb, alpha, mask, clicks, cache) if clicks or is_correction else _cut_by_matting(rgb, mask)
     if cache is not None:
         cache.store(key, image=result.image, alpha=result.alpha, note=np.array(result.note))
     return result
@@ -109,7 +134,7 @@ def _cut_by_alpha(rgb: Array, alpha: Array, mask: Array | None) -> CutOut:
 def _find(rgb: Array) -> Found:
     found = find_object(rgb) if min(rgb.shape[:2]) >= MIN_SIDE_PX else None
     if found is None:
-        raise UserError(
+        raise NothingFound(
             "No object stands out in the reference; use a photo that shows the object whole before a plain background, "
             "a PNG with transparency, or a mask."
         )
@@ -133,6 +158,91 @@ def _cut_by_matting(rgb: Array, mask: Array | None) -> CutOut:
     image = rgb.copy()
     image[window] = _unmix(crop, alpha[window])
     return CutOut(_continued(image, alpha, window), alpha, NOTE_MASK if found is None else NOTE_FOUND)
+
+
+def _cut_by_hand(
+    rgb: Array, alpha: Array | None, mask: Array | None, clicks: Sequence[Click], cache: ArtifactCache | None
+) -> CutOut:
+    """The cut-out that is made without help, corrected to ``mask``, or by ``clicks``."""
+    try:
+        before: CutOut | None = cut_out(rgb, alpha, cache=cache)
+    except NothingFound:
+        before = None
+    solid = None if before is None else before.alpha >= 0.5
+    wanted = apply_clicks(rgb, solid, clicks) if mask is None else mask
+    if not wanted.any():
+        raise UserError("Nothing of the reference belongs to the object; click on the object itself, or paint it.")
+    if before is None or solid is None:
+        return _cut_by_matting(rgb, wanted)._replace(note=NOTE_HAND)
+    changed = wanted ^ solid
+    if not changed.any():
+        return before
+    if before.note == NOTE_OWN:
+        made = _feathered(before.alpha, wanted, changed)
+    else:
+        made = before.alpha.copy()
+        for near in _patches(changed, _band_px(wanted)):
+            _solve_again(made, rgb, wanted, near)
+    if made.max() < 0.5:
+        raise UserError("Nothing is left of the reference after cutting it out; use a PNG with transparency or a larger mask.")
+    window = _window(made > 0, _WINDOW_MARGIN_PX)
+    image = rgb.copy()
+    if before.note != NOTE_OWN:
+        image[window] = _unmix(rgb[window], made[window])
+    return CutOut(_continued(image, made, window), made, NOTE_HAND)
+
+
+def _band_px(mask: Array) -> float:
+    """How far from the outline of a mask, in its pixels, the true one may lie: masks drawn by hand are inexact."""
+    scale = max(1.0, (mask.sum() / MAX_SOLVED_PIXELS) ** 0.5)
+    return scale * float(np.clip(0.015 * mask.sum() ** 0.5 / scale, 2, 10))
+
+
+def _feathered(alpha: Array, wanted: Array, changed: Array) -> Array:
+    """A picture's own ``alpha``, with the mask ``wanted`` in place of it where it ``changed``, softened by about a pixel."""
+    import cv2
+
+    soft = cv2.GaussianBlur(wanted.astype(np.float32), (5, 5), 1.0)
+    return np.where(_grown(changed, 2), np.where(wanted, np.maximum(alpha, soft), np.minimum(alpha, soft)), alpha)
+
+
+def _patches(changed: Array, band_px: float) -> Iterator[Array]:
+    """The surroundings of every place that ``changed``, bool[H,W] each, wide enough to hold the outline there; places that are near
+    each other share one, and so do all when they are many."""
+    import cv2
+
+    near = _within(changed, 2 * band_px + 2)
+    count, parts = cv2.connectedComponents(near.astype(np.uint8), connectivity=8)
+    if count - 1 > _MAX_PATCHES:
+        yield near
+    else:
+        yield from (parts == part for part in range(1, count))
+
+
+def _within(mask: Array, distance_px: float) -> Array:
+    """Where ``mask`` is at most ``distance_px`` away."""
+    import cv2
+
+    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= distance_px
+
+
+def _solve_again(alpha: Array, rgb: Array, wanted: Array, near: Array) -> None:
+    """Solve ``alpha`` f32[H,W] anew, in place, where it is ``near`` a change: the outline of ``wanted`` there, fixed to what stays
+    around it, into which it passes smoothly."""
+    import cv2
+
+    window = _object_window(near, near.shape)
+    crop, kept = rgb[window], alpha[window]
+    small = _shrink_to_pixels(crop, MAX_SOLVED_PIXELS)
+    size = small.shape[1::-1]
+    shrunk = [cv2.resize(each[window].astype(np.float32), size, interpolation=cv2.INTER_AREA) for each in (wanted, near, alpha)]
+    band_px = _band_px(wanted) * size[0] / crop.shape[1]
+    drawn = _banded(shrunk[0] >= 0.5, band_px, band_px)
+    around = np.where(shrunk[2] > 0.98, 1.0, np.where(shrunk[2] < 0.02, 0.0, 0.5))
+    solved = _carry(_solve(small, np.where(shrunk[1] >= 0.5, drawn, around)), small, crop)
+    inside = cv2.distanceTransform(np.pad(near[window], 1, mode="edge").astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    share = np.clip(inside[1:-1, 1:-1] / max(0.5 * _band_px(wanted), 1.0), 0, 1)
+    alpha[window] = share * solved + (1 - share) * kept
 
 
 @dataclass(frozen=True, slots=True)

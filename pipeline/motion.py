@@ -13,6 +13,9 @@ The warp at a frame is the reference placed by its box (the *rest pose*), then m
 A point whose visibility ends keeps its offset from where the others would carry it, faded to nothing over ``FADE_FRAMES`` frames
 (and symmetrically before its visibility begins). With visibilities ``c`` sorted downwards and S_k the k most visible points, the
 warp is ``sum_k (c_k - c_{k+1}) pose(S_k)``: continuous in every ``c``, and exact at every fully visible point.
+
+A layer that follows a surface has all this in the frame of reference of that surface, as it stood at its key frame; at every frame
+the surface's matrix comes after it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import numpy as np
 
 from . import geometry
 from .errors import UserError
-from .types import Anchor, Array, BoxSequence, Deform, Fit, Layer, Reference, TrajectorySet
+from .types import Anchor, Array, BoxSequence, Deform, Fit, Layer, Reference, SurfaceMotion, TrajectorySet
 
 Ease = Literal["linear", "smooth", "hold"]
 
@@ -216,13 +219,18 @@ class Pose:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Warp:
-    """Reference pixels to clip pixels at one moment: a convex mix of poses (one pose, except while a point fades)."""
+    """Reference pixels to clip pixels at one moment: a convex mix of poses (one pose, except while a point fades), and after it the
+    map ``surface`` f64[3,3], if any."""
 
     parts: tuple[tuple[float, Pose], ...]
+    surface: Array | None = None
 
     @property
     def matrix(self) -> Array | None:
         """The exact projective map f64[3,3], or None when the warp bends."""
+        if self.surface is not None:
+            matrix = Warp(self.parts).matrix
+            return None if matrix is None else self.surface @ matrix
         if any(len(pose.handles) for _, pose in self.parts):
             return None
         if len(self.parts) == 1:
@@ -233,7 +241,14 @@ class Warp:
 
     def forward(self, points: Array) -> Array:
         """Where reference points f64[...,2] are on the clip."""
-        return np.sum([weight * pose.forward(points) for weight, pose in self.parts], axis=0)
+        moved = np.sum([weight * pose.forward(points) for weight, pose in self.parts], axis=0)
+        return moved if self.surface is None else geometry.apply_map(self.surface, moved)
+
+    def then(self, matrix: Array) -> Warp:
+        """This warp with the map f64[3,3] after it."""
+        if len(self.parts) == 1 and self.surface is None and not len(self.parts[0][1].handles):
+            return Warp(((1.0, Pose(matrix @ self.parts[0][1].matrix)),))
+        return Warp(self.parts, matrix if self.surface is None else matrix @ self.surface)
 
     def inverse(self, points: Array, tolerance_px: float = 0.01, max_steps: int = 12) -> Array:
         """Which reference points land on clip points f64[...,2]: exact for projective maps, else Newton's method to
@@ -242,6 +257,9 @@ class Warp:
         matrix = self.matrix
         if matrix is not None:
             return geometry.apply_map(np.linalg.inv(matrix), points)
+        if self.surface is not None:
+            before = geometry.apply_map(np.linalg.inv(self.surface), points)
+            return Warp(self.parts).inverse(before, tolerance_px, max_steps)
         flat = points.reshape(-1, 2)
         found = max(self.parts, key=lambda part: part[0])[1].rough_inverse(flat)
         pending = np.arange(len(flat))
@@ -281,8 +299,9 @@ class LayerMotion:
         fit: Fit = "contain",
         anchor: Anchor = "center",
         deform: Deform = "auto",
+        surface: SurfaceMotion | None = None,
     ) -> None:
-        self._reference, self._boxes, self._deform = reference, boxes, deform
+        self._reference, self._boxes, self._deform, self._surface = reference, boxes, deform, surface
         self._anchors, self._targets, self._weights, self._cuts = _point_arrays(boxes, trajectories)
         self.num_frames = self._targets.shape[1]
         is_visible = self._weights > 0
@@ -308,7 +327,8 @@ class LayerMotion:
         levels = sorted({0.0, 1.0, *(float(weight) for weight in weights)}, reverse=True)
         rest = self._rest.matrix(before, after, share)
         parts = [(high - low, self._pose(rest, targets, weights >= high)) for high, low in pairwise(levels)]
-        return Warp(tuple(parts))
+        surface = None if self._surface is None else surface_matrix(self._surface, before, share)
+        return Warp(tuple(parts)) if surface is None else Warp(tuple(parts)).then(surface)
 
     def _split_time(self, time: float) -> tuple[int, float]:
         time = min(max(float(time), 0.0), self.num_frames - 1.0)
@@ -317,6 +337,7 @@ class LayerMotion:
         if share == 0 or before + 1 >= self.num_frames:
             return before, 0.0
         jumps = bool(self._cuts[:, before + 1].any()) or (self._boxes is not None and bool(self._boxes.is_cut[before + 1]))
+        jumps |= self._surface is not None and bool(self._surface.is_tracked[before] != self._surface.is_tracked[before + 1])
         if self.exists(before) != self.exists(before + 1):
             return (before if self.exists(before) else before + 1), 0.0
         return (round(time), 0.0) if jumps else (before, share)
@@ -413,14 +434,20 @@ class LayerMotion:
         between = [hull * (1 - share) + np.roll(hull, -1, axis=0) * share for share in (0.0, 0.25, 0.5, 0.75)]
         return np.concatenate(between)
 
+    def effective_box_px(self, frame_index: int) -> Array:
+        """f64[4]: the keyed box at a frame, united with the bounds of the warped reference."""
+        bounds = self.warped_bounds_px(frame_index)
+        if self._boxes is None:
+            return bounds
+        keyed = self._boxes.boxes_px[frame_index]
+        if self._surface is not None:
+            keyed = geometry.bounds_of(geometry.apply_map(self._surface.matrices[frame_index], geometry.box_corners(keyed)))
+        return np.concatenate([np.minimum(bounds[:2], keyed[:2]), np.maximum(bounds[2:], keyed[2:])])
+
     @cached_property
     def effective_boxes_px(self) -> Array:
-        """f32[T,4]: at every frame the keyed box, united with the bounds of the warped reference."""
-        boxes = np.array([self.warped_bounds_px(frame) for frame in range(self.num_frames)])
-        if self._boxes is not None:
-            boxes[:, :2] = np.minimum(boxes[:, :2], self._boxes.boxes_px[:, :2])
-            boxes[:, 2:] = np.maximum(boxes[:, 2:], self._boxes.boxes_px[:, 2:])
-        return boxes.astype(np.float32)
+        """f32[T,4]: ``effective_box_px`` of every frame."""
+        return np.array([self.effective_box_px(frame) for frame in range(self.num_frames)]).astype(np.float32)
 
     def folded_frames(self, start: int = 0, stop: int | None = None) -> tuple[int, ...]:
         """Frames in ``start .. stop`` at which the object exists and some part of the reference lies over another, or is turned
@@ -438,8 +465,42 @@ class LayerMotion:
         return tuple(folded)
 
 
+def surface_matrix(surface: SurfaceMotion, frame_index: int, share: float = 0.0) -> Array | None:
+    """The map f64[3,3] from a surface's key frame to the moment a ``share`` of the way from a frame to the next; None for the
+    identity. Between frames the motion from the one to the other is interpolated linearly."""
+    matrix = surface.matrices[frame_index]
+    if share > 0 and not np.array_equal(matrix, surface.matrices[frame_index + 1]):
+        step = surface.matrices[frame_index + 1] @ np.linalg.inv(matrix)
+        matrix = ((1 - share) * np.eye(3) + share * step / step[2, 2]) @ matrix
+    return None if np.array_equal(matrix, np.eye(3)) else matrix
+
+
+def carry_points(surface: SurfaceMotion | None, points_px: Array) -> Array:
+    """Points f[N,T,2], one place per frame of the clip as it lies at the surface's key frame: where they are on screen, f64."""
+    points = np.asarray(points_px, np.float64)
+    if surface is None:
+        return points
+    moved = [geometry.apply_map(matrix, points[:, frame]) for frame, matrix in enumerate(surface.matrices)]
+    return np.stack(moved, axis=1) if moved else points
+
+
+def carry_boxes(surface: SurfaceMotion | None, boxes: BoxSequence) -> BoxSequence:
+    """A box sequence as it lies at the surface's key frame, where its boxes are on screen (``geometry.carry_box``)."""
+    if surface is None:
+        return boxes
+    carried = [
+        geometry.carry_box(matrix, box, float(rotation))
+        for matrix, box, rotation in zip(surface.matrices, boxes.boxes_px.astype(np.float64), boxes.rotation_deg, strict=True)
+    ]
+    turn_deg = np.unwrap([rotation for _, rotation in carried] - boxes.rotation_deg, period=360)
+    rotation_deg = (boxes.rotation_deg + turn_deg).astype(np.float32)
+    return BoxSequence(np.array([box for box, _ in carried], np.float32), rotation_deg, boxes.is_visible, boxes.is_cut)
+
+
 def _crosses_horizon(warp: Warp, points: Array) -> bool:
     depths = [points @ pose.matrix[2, :2] + pose.matrix[2, 2] for _, pose in warp.parts]
+    if warp.surface is not None:
+        depths.append(Warp(warp.parts).forward(points) @ warp.surface[2, :2] + warp.surface[2, 2])
     return any(depth.min() <= 0 < depth.max() for depth in depths)
 
 
@@ -499,4 +560,4 @@ class _FreeRest:
 
 def build_layer_motion(layer: Layer) -> LayerMotion:
     """The motion of an ``insert`` layer by its first reference. Raises ``UserError`` when its keys leave the pose undefined."""
-    return LayerMotion(layer.references[0], layer.boxes, layer.trajectories, layer.fit, layer.anchor, layer.deform)
+    return LayerMotion(layer.references[0], layer.boxes, layer.trajectories, layer.fit, layer.anchor, layer.deform, layer.surface)

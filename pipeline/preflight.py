@@ -23,6 +23,9 @@ LAYER_MEMORY_BYTES_PER_PIXEL = 180
 """For each pixel of the picture: frames in flight between decoder, engine and encoder, and what the encoder looks ahead. Peaks of
 0.06 to 8.3 megapixels lie within 10 % of these lines."""
 
+PREVIEW_MEMORY_BYTES_PER_PIXEL = 60
+"""The frames that are measured and the one that is made, when only one is and nothing is encoded."""
+
 REFERENCE_MEMORY_BYTES_PER_PIXEL = 60
 """A reference, its cut-out and its pyramid, for each pixel of its picture."""
 
@@ -107,6 +110,22 @@ def plan_render(
     return plan
 
 
+def check_preview(request: InsertionRequest) -> None:
+    """Raise ``UserError`` when the memory cannot hold even one frame of a render. What an engine takes of its own is not in it."""
+    clip, available_bytes = request.clip, available_memory_bytes()
+    frame_bytes = PREVIEW_MEMORY_BYTES_PER_PIXEL * clip.width * clip.height
+    if available_bytes is not None and frame_bytes + _reference_bytes(request) > available_bytes:
+        raise UserError(
+            f"A preview needs about {_megabytes(frame_bytes + _reference_bytes(request))} of memory and "
+            f"{_megabytes(available_bytes)} are free; close other programs or use a smaller clip."
+        )
+
+
+def _reference_bytes(request: InsertionRequest) -> int:
+    pixels = sum(each.hw[0] * each.hw[1] for layer in request.layers for each in layer.references)
+    return REFERENCE_MEMORY_BYTES_PER_PIXEL * pixels
+
+
 def _pixels(request: InsertionRequest) -> int:
     """Pixels of all frames together."""
     return request.num_frames * request.clip.width * request.clip.height
@@ -121,9 +140,8 @@ def _seconds(request: InsertionRequest, lossless: bool, has_layer: bool) -> floa
 def _memory_bytes(request: InsertionRequest, lossless: bool, has_layer: bool) -> int:
     per_pixel = LOSSLESS_MEMORY_BYTES_PER_PIXEL if lossless else H264_MEMORY_BYTES_PER_PIXEL
     per_pixel += LAYER_MEMORY_BYTES_PER_PIXEL if has_layer else 0
-    references = sum(each.hw[0] * each.hw[1] for layer in request.layers for each in layer.references)
     frames = per_pixel * request.clip.width * request.clip.height
-    return int(BASE_MEMORY_BYTES + frames + REFERENCE_MEMORY_BYTES_PER_PIXEL * references)
+    return int(BASE_MEMORY_BYTES + frames + _reference_bytes(request))
 
 
 def _what_would_fit(request: InsertionRequest, lossless: bool, has_layer: bool, available_bytes: int) -> str:

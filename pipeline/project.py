@@ -29,34 +29,47 @@ from .masks import (
     MAX_FEATHER_PX,
     MAX_GROW_PX,
     decode_coco_counts,
-    decode_rle,
-    grow_mask,
-    image_mask,
     parse_coco_mask,
     read_mask_track,
 )
 from .media import MediaLimits, check_complete, file_sha256, probe_clip, read_metadata
-from .motion import BoxKey, Ease, TrajectoryKeys, build_box_sequence, build_layer_motion, build_trajectory_set
+from .motion import (
+    BoxKey,
+    Ease,
+    LayerMotion,
+    TrajectoryKeys,
+    build_box_sequence,
+    build_layer_motion,
+    build_trajectory_set,
+)
 from .types import (
     Anchor,
     Array,
     BlendSettings,
     BoxSequence,
+    Click,
     Clip,
     Deform,
     Fit,
+    Follow,
     InsertionRequest,
     Layer,
     LayerKind,
+    MaskPrompts,
     MaskTrack,
+    Pending,
+    Prompt,
     Reference,
     SamplingConfig,
+    SegmenterChoice,
+    SurfaceKind,
     TrajectorySet,
 )
 
 if TYPE_CHECKING:
     from .cache import ArtifactCache
     from .matting import CutOut
+    from .treatment import Treatment
 
 VERSION = 1
 MAX_DOCUMENT_BYTES = 32 << 20
@@ -83,8 +96,8 @@ AVAILABLE_ENGINES = ("composite", "videoanydoor")
 
 ENGINES_OF_KIND: Mapping[LayerKind, tuple[str, ...]] = {
     "insert": AVAILABLE_ENGINES,
-    "replace": ("videoanydoor",),
-    "remove": ("videoanydoor",),
+    "replace": AVAILABLE_ENGINES,
+    "remove": AVAILABLE_ENGINES,
 }
 """Which engines can do a kind of layer."""
 
@@ -241,7 +254,7 @@ def _check_trajectory(trajectory: TrajectorySpec, path: str) -> None:
 class FollowSpec(Node):
     """The surface in whose frame of reference, as it stood at ``key_frame``, boxes and trajectories are read."""
 
-    kind: str = item(doc.one_of("translation", "similarity", "homography"))
+    kind: SurfaceKind = item(doc.one_of("translation", "similarity", "homography"))
     key_frame: int = item(_frame, 0)
     points: tuple[Point, ...] | None = item(doc.nullable(doc.list_of(_numbers(2, 0, 1), 1, MAX_CLICKS)), None)
     region: Box | None = item(doc.nullable(_box(0, 1)), None)
@@ -498,14 +511,13 @@ def _missing_in_layer(layer: LayerSpec, engine: str) -> Iterator[str]:
     if engine in AVAILABLE_ENGINES and engine not in able:
         yield f".kind: {_not_yet(layer.kind)} with the {engine} engine; use {' or '.join(able)}, or hide the layer"
         return
-    if layer.follow is not None:
-        yield f".follow: {_not_yet('following a surface')}; remove it and key the boxes by hand"
     yield from _missing_in_target(layer)
     for index, mask in enumerate(layer.holdouts):
         yield from (f".holdouts[{index}]{reason}" for reason in _missing_in_mask(mask))
     if layer.kind == "remove":
-        if layer.boxes or layer.trajectories:
-            yield f".{'boxes' if layer.boxes else 'trajectories'}: a layer that removes something does not move; take them away"
+        if layer.boxes or layer.trajectories or layer.follow is not None:
+            part = "boxes" if layer.boxes else "trajectories" if layer.trajectories else "follow"
+            yield f".{part}: a layer that removes something does not move; take them away"
         return
     yield from _missing_in_references(layer)
     yield from _missing_in_motion(layer)
@@ -516,18 +528,19 @@ def _missing_in_target(layer: LayerSpec) -> Iterator[str]:
     is_given = target is not None and bool(target.prompts or target.path or target.edits)
     if layer.kind == "insert":
         if is_given:
-            yield f".target: {_not_yet('a target, which only replace and remove use,')}; remove it"
+            yield ".target: only a layer that replaces or removes something has a target; take it away or change the kind"
     elif target is None or not is_given:
-        yield f".target: nothing says what to {layer.kind}; give the path of a mask of it"
+        yield f".target: nothing says what to {layer.kind}; click on it, or give the path of a mask of it"
     else:
         yield from (f".target{reason}" for reason in _missing_in_mask(target))
 
 
 def _missing_in_mask(mask: MaskSpec) -> Iterator[str]:
-    if mask.prompts:
-        yield f".prompts: {_not_yet('making a mask from clicks')}; give the path of a mask file"
-    elif mask.path is None and not mask.edits:
-        yield ".path: the mask has no file; give the path of a mask image or video"
+    for frame, prompt in mask.prompts.items():
+        if prompt.box is None and not any(is_foreground for _, _, is_foreground in prompt.clicks):
+            yield f'.prompts["{frame}"]: nothing says what is meant; click on the thing itself, or draw a box around it'
+    if not mask.prompts and mask.path is None and not mask.edits:
+        yield ".path: nothing is marked; click on the thing, or give the path of a mask image or video"
 
 
 def _missing_in_references(layer: LayerSpec) -> Iterator[str]:
@@ -535,9 +548,18 @@ def _missing_in_references(layer: LayerSpec) -> Iterator[str]:
         yield ".references: no picture of the object is chosen; add one"
     for index, reference in enumerate(layer.references):
         if reference.mask is not None:
-            yield from (f".references[{index}].mask{reason}" for reason in _missing_in_mask(reference.mask))
+            yield from (f".references[{index}].mask{reason}" for reason in _missing_in_reference_mask(reference.mask))
             if reference.mask.feather_px:
                 yield f".references[{index}].mask.feather_px: matting finds a picture's soft edge; set 0 and use blend.feather_px"
+
+
+def _missing_in_reference_mask(mask: MaskSpec) -> Iterator[str]:
+    prompt = mask.prompts.get(0)
+    if prompt is None:
+        if not mask.prompts:
+            yield from _missing_in_mask(mask)
+    elif prompt.box is not None or not prompt.clicks:
+        yield ".prompts: a picture is cut out by clicks on its frame 0; give clicks, and no box"
 
 
 def _missing_in_motion(layer: LayerSpec) -> Iterator[str]:
@@ -573,7 +595,10 @@ def build_request(
     frame_range = _frame_range(project.range, clip)
     builder = _LayerBuilder(clip, frame_range, paths, cache)
     layers = tuple(builder.build(layer, where) for where, layer in _shown_layers(project))
-    return InsertionRequest(clip, frame_range, layers, project.engine.to_sampling()), _warnings(layers, clip, frame_range)
+    request = InsertionRequest(
+        clip, frame_range, layers, project.engine.to_sampling(), segmenter=SegmenterChoice(project.segmenter.name)
+    )
+    return request, [*_warnings(layers, clip, frame_range), *builder.warnings]
 
 
 def _open_clip(spec: ClipSpec, paths: _Paths, limits: MediaLimits) -> Clip:
@@ -613,6 +638,8 @@ class _LayerBuilder:
     cache: ArtifactCache | None
     opened: dict[tuple[Path, str], Any] = dataclasses.field(default_factory=dict)
     """Pictures and masks by file and treatment: what several layers share is opened once."""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    """What is legal, but hardly meant."""
 
     def build(self, spec: LayerSpec, where: str) -> Layer:
         self._check_frames(spec, where)
@@ -627,9 +654,12 @@ class _LayerBuilder:
             deform=spec.deform,
             boxes=boxes,
             trajectories=self._trajectories(spec, references, where),
-            target=None if spec.kind == "insert" or spec.target is None else self._mask(spec.target, f"{where}.target"),
-            holdouts=tuple(self._mask(mask, f"{where}.holdouts[{i}]") for i, mask in enumerate(spec.holdouts)),
+            target=None if spec.kind == "insert" else self._mask(spec.target, f"{where}.target"),
+            holdouts=tuple(
+                track for i, mask in enumerate(spec.holdouts) if (track := self._mask(mask, f"{where}.holdouts[{i}]")) is not None
+            ),
             blend=spec.blend.to_settings(),
+            pending=self._pending(spec, where),
         )
         self._check_seen(layer, where)
         return layer
@@ -642,10 +672,16 @@ class _LayerBuilder:
             keyed.append((f"{where}.trajectories[{index}].keys", each.keys.keys()))
             if each.visible is not None and each.visible[-1][1] > count:
                 fault(f"{where}.trajectories[{index}].visible", f"the clip has {count} frames, so no range may end after {count}")
+        marked = [] if spec.target is None else [(f"{where}.target", spec.target)]
+        marked += [(f"{where}.holdouts[{index}]", mask) for index, mask in enumerate(spec.holdouts)]
+        for path, mask in marked:
+            keyed += [(f"{path}.prompts", mask.prompts.keys()), (f"{path}.edits", mask.edits.keys())]
         for path, frames in keyed:
             for frame in frames:
                 if frame >= count:
                     fault(f'{path}["{frame}"]', f"the clip has {count} frames, 0 to {count - 1}; move this key or remove it")
+        if spec.follow is not None and spec.follow.key_frame >= count:
+            fault(f"{where}.follow.key_frame", f"the clip has {count} frames, 0 to {count - 1}; choose one of them")
 
     def _boxes(self, spec: LayerSpec, where: str) -> BoxSequence | None:
         if not spec.boxes:
@@ -680,7 +716,7 @@ class _LayerBuilder:
 
     def _cut_out(self, path: Path, mask: MaskSpec | None, where: str) -> CutOut:
         from .images import read_image
-        from .matting import cut_out
+        from .treatment import AUTOMATIC, treat_picture
 
         with _located(where):
             image = read_image(path)
@@ -691,25 +727,63 @@ class _LayerBuilder:
                 f"{where}.path",
                 f"the pictures of all layers together may have {MAX_REFERENCE_PIXELS // 10**6} megapixels; make them smaller",
             )
-        found = None if mask is None else self._reference_mask(mask, f"{where}.mask", (height, width))
-        with _located(where):
-            return cut_out(image.rgb, alpha=image.alpha, mask=found, cache=self.cache)
+        treatment = AUTOMATIC if mask is None else self._treatment(mask, f"{where}.mask")
+        with _located(where if mask is None else f"{where}.mask"):
+            return treat_picture(image, treatment, self.cache)
 
-    def _reference_mask(self, spec: MaskSpec, where: str, hw: tuple[int, int]) -> Array:
-        """The mask bool[H,W] of a reference: a picture has one frame, 0."""
-        for frame in spec.edits:
-            if frame != 0:
-                fault(f'{where}.edits["{frame}"]', "a picture has only frame 0")
-        if 0 in spec.edits:
-            with _located(f'{where}.edits["0"]'), _as_user_error():
-                mask = decode_rle(parse_coco_mask(doc.write_document(spec.edits[0]), hw), hw)
-        else:
-            path = self.paths.find(spec.path or "", where)
-            with _located(where):
-                mask = image_mask(path, hw)
-        return grow_mask(mask, float(spec.grow_px))
+    def _treatment(self, spec: MaskSpec, where: str) -> Treatment:
+        """The mask of a reference: a picture has one frame, 0."""
+        from .treatment import Treatment
 
-    def _mask(self, spec: MaskSpec, where: str) -> MaskTrack:
+        for part, frames in (("edits", spec.edits), ("prompts", spec.prompts)):
+            for frame in frames:
+                if frame != 0:
+                    fault(f'{where}.{part}["{frame}"]', "a picture has only frame 0")
+        edit = spec.edits.get(0)
+        return Treatment(
+            mask_path=None if spec.path is None or edit is not None else self.paths.find(spec.path, where),
+            clicks=spec.prompts[0].clicks if 0 in spec.prompts else (),
+            edit=None if edit is None else (*edit.size, edit.counts),
+            grow_px=float(spec.grow_px),
+        )
+
+    def _pending(self, spec: LayerSpec, where: str) -> Pending | None:
+        """What the clip's own pixels must still tell; None when that is nothing."""
+        target = None if spec.kind == "insert" else self._mask_prompts(spec.target, f"{where}.target")
+        found = [self._mask_prompts(mask, f"{where}.holdouts[{index}]") for index, mask in enumerate(spec.holdouts)]
+        holdouts = tuple(each for each in found if each is not None)
+        follow = None if spec.follow is None else self._follow(spec.follow)
+        return Pending(target, holdouts, follow) if target is not None or holdouts or follow is not None else None
+
+    def _mask_prompts(self, spec: MaskSpec | None, where: str) -> MaskPrompts | None:
+        """A mask that a segmenter is to make; None for one without prompts."""
+        if spec is None or not spec.prompts:
+            return None
+        width, height = self.clip.width, self.clip.height
+        prompts, edits = {}, {}
+        for frame, each in spec.prompts.items():
+            clicks = tuple(Click(float(x * width), float(y * height), bool(is_foreground)) for x, y, is_foreground in each.clicks)
+            box = each.box
+            prompts[frame] = Prompt(clicks, None if box is None else self._in_pixels(box))
+        for frame, edit in spec.edits.items():
+            with _located(f'{where}.edits["{frame}"]'), _as_user_error():
+                edits[frame] = parse_coco_mask(doc.write_document(edit), self.clip.hw)
+        return MaskPrompts(prompts, edits, float(spec.grow_px), float(spec.feather_px))
+
+    def _follow(self, spec: FollowSpec) -> Follow:
+        width, height = self.clip.width, self.clip.height
+        points = None if spec.points is None else tuple((float(x * width), float(y * height)) for x, y in spec.points)
+        region = None if spec.region is None else self._in_pixels(spec.region)
+        return Follow(spec.kind, spec.key_frame, points, region)
+
+    def _in_pixels(self, box: Box) -> Box:
+        width, height = self.clip.width, self.clip.height
+        return float(box[0] * width), float(box[1] * height), float(box[2] * width), float(box[3] * height)
+
+    def _mask(self, spec: MaskSpec | None, where: str) -> MaskTrack | None:
+        """A mask from a file or from edits; None for one that prompts make."""
+        if spec is None or spec.prompts:
+            return None
         path = None if spec.path is None else self.paths.find(spec.path, where)
         key = (path or Path(), json.dumps(doc.write_document(spec)))
         if key not in self.opened:
@@ -720,22 +794,40 @@ class _LayerBuilder:
         return self.opened[key]
 
     def _check_seen(self, layer: Layer, where: str) -> None:
-        """The object must exist, and touch the picture, in some frame of the range; a target must mark something in it."""
+        """The object must exist, and touch the picture, in some frame of the clip, a target must mark something there; where that
+        is so in no frame of the range, it is only said. What the clip's pixels must tell first is checked when they have."""
         if layer.target is not None:
-            runs = [each for each in layer.target.runs[slice(*self.frame_range)] if each is not None]
-            if not any(decode_rle(each, self.clip.hw).any() for each in runs):
-                fault(f"{where}.target", "the mask is empty in every frame of the range; use another mask or range")
-            if layer.boxes is None:
-                return
+            marked = [index for index, runs in enumerate(layer.target.runs) if runs is not None]
+            if not marked:
+                fault(f"{where}.target", "the mask is empty in every frame of the clip; use another mask")
+            self._warn_unless(layer, any(map(self._is_rendered, marked)))
+        is_followed = layer.pending is not None and layer.pending.follow is not None
+        if layer.kind == "remove" or is_followed or (layer.kind == "replace" and layer.boxes is None):
+            return
         with _located(where):
             motion = build_layer_motion(layer)
-        frames = [frame for frame in range(*self.frame_range) if motion.exists(frame)]
+        frames = [frame for frame in range(self.clip.num_frames) if motion.exists(frame)]
         if not frames:
-            fault(f"{where}.boxes", "the object exists in no frame of the range; move the keys that say enter or leave")
-        boxes: Sequence[Array] = () if layer.boxes is None else tuple(layer.boxes.boxes_px[frames])
-        if not any(map(self._touches, boxes)) and not any(self._touches(motion.warped_bounds_px(frame)) for frame in frames):
+            fault(f"{where}.boxes", "the object exists in no frame of the clip; move the keys that say enter or leave")
+        inside = [frame for frame in frames if self._is_rendered(frame)]
+        if any(self._shows(layer, motion, frame) for frame in inside):
+            return
+        if not any(self._shows(layer, motion, frame) for frame in frames):
             part = "trajectories" if layer.boxes is None else "boxes"
-            fault(f"{where}.{part}", "the object touches the picture in no frame of the range; move it into the picture")
+            fault(f"{where}.{part}", "the object touches the picture in no frame of the clip; move it into the picture")
+        self._warn_unless(layer, False)
+
+    def _shows(self, layer: Layer, motion: LayerMotion, frame: int) -> bool:
+        return (layer.boxes is not None and self._touches(layer.boxes.boxes_px[frame])) or self._touches(
+            motion.warped_bounds_px(frame)
+        )
+
+    def _is_rendered(self, frame: int) -> bool:
+        return self.frame_range[0] <= frame < self.frame_range[1]
+
+    def _warn_unless(self, layer: Layer, is_there: bool) -> None:
+        if not is_there:
+            self.warnings.append(f"Layer {layer.name!r} is in no frame of the range.")
 
     def _touches(self, box_px: Array) -> bool:
         x0, y0, x1, y1 = box_px

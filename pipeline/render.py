@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .engines import Engine, ignore_progress
+from .engines import Engine
 from .errors import Cancelled, UserError
 from .media import LayerWriter, VideoWriter
+from .preflight import check_preview
+from .quality import Quality, QualityMeter
 from .types import Array, Clip, Frame, InsertionRequest, Progress
 
 PREVIEW_INTERVAL_S = 0.5
@@ -25,13 +27,17 @@ PREVIEW_INTERVAL_S = 0.5
 PREVIEW_SIDE_PX = 640
 """The longer side of a preview picture."""
 
+PREVIEW_LIMIT_S = 180
+"""How long one previewed frame may take: whoever previews holds up everybody else who wants to."""
+
 _MAX_WAITING = 8
 """Previews are left out while this many reports wait to be read, so that a slow reader costs no memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderSummary:
-    """What came of a render. ``segmenter`` names who made masks from prompts, if anybody did; ``digest`` is the request's."""
+    """What came of a render. ``segmenter`` names who made masks from prompts, if anybody did; ``digest`` is the request's;
+    ``quality`` is there where it was asked for."""
 
     output: Path
     frames: int
@@ -40,11 +46,12 @@ class RenderSummary:
     segmenter: str | None
     digest: str
     warnings: tuple[str, ...]
+    quality: Quality | None = None
 
     def to_document(self) -> dict[str, Any]:
-        """Plain JSON values, keys as the command line prints them."""
-        values = {**dataclasses.asdict(self), "output": str(self.output), "seconds": round(self.seconds, 3)}
-        return {**values, "warnings": list(self.warnings)}
+        """Plain JSON values, keys as the command line prints them; without the quality of every frame."""
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "quality"}
+        return {**values, "output": str(self.output), "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
 
 
 def render(
@@ -56,17 +63,20 @@ def render(
     layer_alpha_path: Path | None = None,
     metadata: Mapping[str, str] | None = None,
     keep: Sequence[Path] = (),
+    wants_quality: bool = False,
 ) -> Generator[Progress, None, RenderSummary]:
     """Render ``request`` to ``output_path`` (``.mp4``; ``.mkv`` if ``lossless``), its layer to ``layer_alpha_path`` (``.mov``).
 
     A generator: it yields at least once per frame, a preview at most twice a second, and returns the summary. Closing it, at any
     time, stops the work within a frame and leaves no file behind; so does every fault. The engine and the encoders run in their own
-    threads. ``metadata`` goes into the container; ``keep`` are files, besides the clip, that no output may replace.
+    threads. ``metadata`` goes into the container; ``keep`` are files, besides the clip, that no output may replace;
+    ``wants_quality`` has every frame measured on its way (``quality``), which costs a few milliseconds each.
 
     Raises ``UserError`` when an output cannot be written; what an engine raises, it raises.
     """
     check_outputs(request.clip, output_path, lossless, layer_alpha_path, keep)
-    job = _Job(request, engine, output_path, lossless, layer_alpha_path, dict(metadata or {}))
+    meter = QualityMeter(request) if wants_quality else None
+    job = _Job(request, engine, output_path, lossless, layer_alpha_path, dict(metadata or {}), meter)
     thread = threading.Thread(target=job.work, name="render", daemon=True)
     thread.start()
     try:
@@ -81,13 +91,24 @@ def render(
     return job.summary
 
 
-def preview_frame(request: InsertionRequest, engine: Engine, frame_index: int) -> Frame:
-    """One frame of the result, as a render of the whole range would make it. Raises ``ValueError`` outside the request's range."""
+def preview_frame(request: InsertionRequest, engine: Engine, frame_index: int, limit_s: float = PREVIEW_LIMIT_S) -> Frame:
+    """One frame of the result, as a render of the whole range would make it.
+
+    Raises ``UserError`` when the memory cannot hold it or the engine takes longer than ``limit_s`` (it notices whenever it tells
+    its progress), ``ValueError`` outside the request's range.
+    """
     start, stop = request.frame_range
     if not start <= frame_index < stop:
         raise ValueError(f"frame_index must lie in the range {start}..{stop - 1}, got {frame_index}")
+    check_preview(request)
     narrowed = dataclasses.replace(request, frame_range=(frame_index, frame_index + 1))
-    with _running(engine.run(narrowed, ignore_progress, lambda warning: None)) as frames:
+    stop_s = time.monotonic() + limit_s
+
+    def report(progress: Progress) -> None:
+        if time.monotonic() > stop_s:
+            raise UserError(f"The preview took longer than {limit_s:.0f} s and was stopped; insert a short range instead.")
+
+    with _running(engine.run(narrowed, report, lambda warning: None)) as frames:
         return next(frames)
 
 
@@ -138,10 +159,11 @@ class _Job:
         lossless: bool,
         layer_alpha_path: Path | None,
         metadata: dict[str, str],
+        meter: QualityMeter | None,
     ) -> None:
         self.request, self.engine = request, engine
         self.output_path, self.lossless, self.layer_alpha_path = output_path, lossless, layer_alpha_path
-        self.metadata = metadata
+        self.metadata, self.meter = metadata, meter
         self.reports: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
         self.is_stopped = threading.Event()
         self.summary: RenderSummary | None = None
@@ -177,8 +199,10 @@ class _Job:
                     self._write_frames([video, layer])
         warnings = tuple(dict.fromkeys((*self._warnings, *video.notes)))
         name, digest = self.request.sampling.name, self.request.digest()
+        segmenter = self.request.segmenter.name if self.request.has_prompts else None
         seconds = time.monotonic() - started_s
-        return RenderSummary(self.output_path, self.request.num_frames, seconds, name, None, digest, warnings)
+        quality = None if self.meter is None else self.meter.quality()
+        return RenderSummary(self.output_path, self.request.num_frames, seconds, name, segmenter, digest, warnings, quality)
 
     def _video(self) -> VideoWriter:
         return VideoWriter(self.output_path, self.request.clip, self.request.frame_range, self.lossless, self.metadata)
@@ -189,6 +213,8 @@ class _Job:
             for step, frame in enumerate(frames, start=1):
                 for writer in writers:
                     writer.write(frame)
+                if self.meter is not None:
+                    self.meter.see(frame)
                 if not self._has_reported:
                     self.report(Progress("rendering", step, total, partial(getattr, frame, "image")))
                 self._has_reported = False

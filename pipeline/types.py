@@ -347,14 +347,25 @@ class SamplingConfig:
     init: str = "noise"
 
 
+@dataclass(frozen=True, slots=True)
+class SegmenterChoice:
+    """Who makes masks from prompts: its ``name``, as the project file says it or as it calls itself, and the ``key`` that names
+    everything that can change a mask, once it is chosen."""
+
+    name: str = "auto"
+    key: str | None = None
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class InsertionRequest:
-    """Everything an engine needs, and nothing else. ``frame_range`` is half-open, in frames of the clip."""
+    """Everything an engine needs, and nothing else. ``frame_range`` is half-open, in frames of the clip. ``segmenter`` matters
+    where a layer has prompts (``has_prompts``), and nowhere else."""
 
     clip: Clip
     frame_range: tuple[int, int]
     layers: tuple[Layer, ...]
     sampling: SamplingConfig = SamplingConfig()
+    segmenter: SegmenterChoice = SegmenterChoice()
 
     def __post_init__(self) -> None:
         start, stop = self.frame_range
@@ -369,10 +380,18 @@ class InsertionRequest:
     def num_frames(self) -> int:
         return self.frame_range[1] - self.frame_range[0]
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether masks are still to be made from prompts."""
+        pendings = [layer.pending for layer in self.layers if layer.pending is not None]
+        return any(each.target is not None or each.holdouts for each in pendings)
+
     def digest(self) -> str:
         """SHA-256 over every value that can change a pixel of the result; equal requests have equal digests on every machine."""
         sha = hashlib.sha256()
         _feed(sha, (self.clip.sha256, self.frame_range, self.layers, self.sampling))
+        if self.has_prompts:
+            _feed(sha, self.segmenter)
         return sha.hexdigest()
 
 
@@ -424,6 +443,7 @@ class Frame:
     The region's top left pixel is (``x0``, ``y0``). ``patch`` u8[h,w,3] is the upright result there, ``layer_patch`` u8[h,w,4] what
     was laid over the source (straight alpha; over the source it reproduces the patch), ``touched_patch`` bool[h,w] is true
     wherever a pixel may differ. Outside the region nothing does; ``image``, ``layer`` and ``touched`` are the whole pictures.
+    ``layers`` are those that it was made of where they had to be resolved first; empty, they are the request's.
     """
 
     frame_index: int
@@ -433,6 +453,7 @@ class Frame:
     source: DecodedFrame
     x0: int = 0
     y0: int = 0
+    layers: tuple[Layer, ...] = ()
 
     def _placed(self, patch: Array, under: Array) -> Array:
         if patch.shape == under.shape:

@@ -159,8 +159,13 @@ def test_wrong_flags_end_with_2(flags):
 # -- the API ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_only_render_and_preview_are_public(client):
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/render", "/preview"}
+def test_only_what_is_documented_is_public(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
+        "/render",
+        "/preview",
+        "/segment",
+        "/propagate",
+    }
 
 
 def test_render_through_the_client(client, material, document):
@@ -224,6 +229,40 @@ def test_a_file_above_the_limit_is_refused(server):
     assert answer.status_code == 413
 
 
+def test_the_very_same_upload_gets_another_address_each_time(server, material):
+    file = ("street.mp4", (material / "street.mp4").read_bytes())
+    answers = [httpx.post(f"{server.url}/gradio_api/upload", files={"files": file}, timeout=30) for _ in range(2)]
+    paths = [Path(path) for answer in answers for path in answer.json()]
+    folders = [path.relative_to(server.log_path.parent / "work" / "served").parts[0] for path in paths]
+    assert len(set(folders)) == 2 and all(re.fullmatch(r"upload-[A-Za-z0-9_-]{43}", folder) for folder in folders)
+    assert [path.name for path in paths] == ["street.mp4"] * 2 and all(path.read_bytes() == file[1] for path in paths)
+    guessed = Path(*paths[0].parts[:-3], *paths[0].parts[-2:])
+    assert httpx.get(f"{server.url}/gradio_api/file={guessed}").status_code in (403, 404)
+    assert httpx.post(f"{server.url}/gradio_api/upload", content=b"x", headers={"Content-Type": "text/plain"}).status_code == 400
+    before = sorted((server.log_path.parent / "work" / "served").iterdir())
+    assert httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("big", b"0" * 3_300_000)}).status_code == 413
+    assert sorted((server.log_path.parent / "work" / "served").iterdir()) == before, "nothing is kept of what is refused"
+
+
+def test_what_no_control_sends_is_refused_without_a_traceback(server):
+    functions = {each["api_name"]: each["id"] for each in httpx.get(f"{server.url}/config").json()["dependencies"]}
+
+    def call(name: str, *data: object) -> str:
+        body = {"data": list(data), "fn_index": functions[name], "session_hash": "forger"}
+        assert httpx.post(f"{server.url}/gradio_api/queue/join", json=body, timeout=30).status_code == 200
+        with httpx.stream("GET", f"{server.url}/gradio_api/queue/data?session_hash=forger", timeout=30) as lines:
+            messages = [json.loads(line[5:]) for line in lines.iter_lines() if line.startswith("data:")]
+        [done] = [message for message in messages if message["msg"] == "process_completed"]
+        return done["output"]["error"]
+
+    for value in ("x", 1e9, [1], {"a": 1}, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}):
+        for name in ("clip", "reference", "project", "engine_chosen", "checkpoint_chosen", "render"):
+            sentence = call(name, *([value] * (3 if name in ("reference", "engine_chosen", "checkpoint_chosen") else 2)))
+            assert "not of the kind" in sentence, (name, value, sentence)
+    assert "not of the kind" in call("clip")
+    assert "Traceback" not in server.log
+
+
 def test_two_renders_of_the_same_names_do_not_mix(client, material, document, tmp_path):
     make_clip(tmp_path / "street.mp4", num_frames=5, hw=(48, 80))
     shutil.copy(material / "tile.png", tmp_path / "tile.png")
@@ -260,14 +299,16 @@ def test_a_login_protects_the_canvas_too(tmp_path):
         exchange, picture = f"{server.url}/canvas/exchange", f"{server.url}/canvas/view/{'a' * 32}/0.jpg"
 
         def answers() -> list[int]:
-            return [client.get(script).status_code, client.get(picture).status_code, client.post(exchange, json={}).status_code]
+            upload = client.post(f"{server.url}/gradio_api/upload", files={"files": ("a.txt", b"a")})
+            got = [client.get(script), client.get(picture), client.post(exchange, json={}), upload]
+            return [answer.status_code for answer in got]
 
-        assert answers() == [401, 401, 401]
+        assert answers() == [401, 401, 401, 401]
         client.cookies.set("access-token-unsecure-x", "x")
         client.post(f"{server.url}/login", data={"username": "me", "password": "wrong"})
-        assert answers() == [401, 401, 401]
+        assert answers() == [401, 401, 401, 401]
         assert client.post(f"{server.url}/login", data={"username": "me", "password": "secret"}).status_code == 200
-        assert answers() == [200, 404, 200]
+        assert answers() == [200, 404, 200, 200]
 
 
 # -- on a Space -------------------------------------------------------------------------------------------------------------------

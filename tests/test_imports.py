@@ -15,6 +15,7 @@ LIGHT_NAMES = ("types", "geometry", "motion", "media", "project", "engines", "er
 LIGHT_FLOOR = {f"pipeline.{name}" for name in LIGHT_NAMES}
 LIGHT_LIBRARIES = {"numpy", "scipy", "av"}
 COMPONENTS = ("editor.canvas", "editor.result")
+PAGE_ROOMS = ("editor.layout", "editor.handlers", "editor.uploads")
 EDITOR_ORDER = ["app", "editor.layout", "editor.handlers", ("editor.session", "editor.storage", "editor.takes", *COMPONENTS)]
 
 
@@ -67,8 +68,8 @@ def broken_rule(found: Import) -> str | None:
     top = imported.split(".")[0]
     if is_under(importer, "pipeline") and top in ("editor", "gradio", "app"):
         return "pipeline knows nothing of the page"
-    if top in ("gradio", "gradio_client") and not is_under(importer, "app", "editor.layout", "editor.handlers", *COMPONENTS):
-        return "gradio appears in app, layout, handlers and the components alone"
+    if top in ("gradio", "gradio_client") and not is_under(importer, "app", *PAGE_ROOMS, *COMPONENTS):
+        return "gradio appears in app, layout, handlers, uploads and the components alone"
     if is_under(importer, "editor") and top in ("torch", "diffusers", "transformers", "cv2", "pymatting"):
         return "the editor has no models and no arithmetic"
     if (importer, imported.rpartition(".")[0]) in (

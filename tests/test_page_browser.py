@@ -3,12 +3,15 @@ goes wrong said clearly."""
 
 import json
 import random
+import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import TimeoutError
 
 from pipeline.media import probe_clip
 from pipeline.motion import BoxKey, TrajectoryKeys, build_box_sequence, build_trajectory_set
@@ -19,6 +22,8 @@ from tests.tiny import make_clip
 
 NUM_FRAMES, HW = 60, (180, 320)
 EXAMPLE_FRAMES = 120
+VISITORS_OWN = re.compile(r"/(?:gradio_api/file=.*/|canvas/view/)([A-Za-z0-9_-]{16,})[./]")
+"""Addresses of what belongs to one visitor; the group is what nobody can guess."""
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +33,8 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="module")
-def material(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("material")
+def make_material(folder: Path) -> Path:
+    """A clip, another one of the same name, a picture, and a file that is no video."""
     make_clip(folder / "street.mp4", num_frames=NUM_FRAMES, hw=HW, audio=["aac"])
     (folder / "other").mkdir()
     make_clip(folder / "other" / "street.mp4", num_frames=9, hw=HW)
@@ -41,6 +45,11 @@ def material(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    return make_material(tmp_path_factory.mktemp("material"))
+
+
 class Visitor(Hand):
     """Somebody at the page, in a browser context of their own."""
 
@@ -49,10 +58,15 @@ class Visitor(Hand):
         self.context = chromium.new_context(**settings)
         super().__init__(self.context.new_page())
         self.faults: list[str] = []
-        self.tab.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
+        self.tab.on("console", self.hear)
         self.tab.on("pageerror", lambda error: self.faults.append(str(error)))
         self.tab.goto(server.url)
         self.ready()
+
+    def hear(self, message: Any) -> None:
+        """What the console shows as an error; Gradio's own toasts complain when they are touched."""
+        if message.type == "error" and not message.text.startswith("Unable to preventDefault inside passive"):
+            self.faults.append(f"{message.text} ({message.location.get('url', '')}:{message.location.get('lineNumber', '')})")
 
     def ready(self) -> None:
         self.tab.wait_for_selector("#insert:not([disabled])", timeout=30_000)
@@ -60,6 +74,27 @@ class Visitor(Hand):
 
     def shown(self) -> None:
         self.tab.wait_for_function("() => document.querySelector('.cv-stage')?.dataset.paintedFrame > ''", timeout=30_000)
+        self.settle()
+
+    def settle(self) -> None:
+        try:
+            super().settle()
+        except TimeoutError:
+            raise AssertionError(f"the canvas never came to rest: {self.state()}") from None
+
+    def state(self) -> str:
+        """What the canvas is doing, for the report of a test that waited in vain."""
+        return self.tab.evaluate(
+            """() => { const c = document.querySelector(".cv-root")?.canvas; return JSON.stringify(c ? {
+              busy: c.link.isBusy, queue: c.link.queue.map((each) => each.message), seen: c.link.seen, dirty: [...c.dirty],
+              draft: c.model.draft, drag: c.stage.drag?.kind, frame: c.model.frame, tool: c.model.options.tool, scroll: scrollY,
+              toast: c.element.querySelector(".cv-toast").textContent, hidden: document.hidden } : null); }"""
+        )
+
+    def shown_or_empty(self) -> None:
+        """Wait until the page is there again, whatever it holds."""
+        ready = "() => { const c = document.querySelector('.cv-root')?.canvas; return c && c.link.token && !c.link.isBusy; }"
+        self.tab.wait_for_function(ready, timeout=30_000)
         self.settle()
 
     def told(self, text: str) -> None:
@@ -70,8 +105,8 @@ class Visitor(Hand):
         self.tab.locator(f"{selector} input[type=file]").set_input_files(str(path))
 
     def bring(self, clip: Path, picture: Path) -> None:
-        """Start empty with these files."""
-        self.tab.get_by_role("button", name="Start empty").click()
+        """A new project with these files."""
+        self.tab.get_by_role("button", name="New project").click()
         self.tab.wait_for_selector("#insert[disabled]")
         self.told("Add a video to begin.")
         self.tab.wait_for_selector(".cv-is-empty")
@@ -81,6 +116,12 @@ class Visitor(Hand):
         self.tab.wait_for_selector("#reference-file ~ * :text('.png')")
         self.tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.layer?.reference")
         self.shown()
+
+    def change(self) -> None:
+        """Move the object a little, so that Insert has something to render."""
+        self.tab.get_by_role("tab", name="Motion").click()
+        self.tab.locator(".cv-overlay").focus()
+        self.press("Alt+ArrowRight")
 
     def insert(self) -> None:
         self.tab.locator("#insert").click()
@@ -113,18 +154,37 @@ def visitor(chromium, server):
     assert coming.faults == [], "the browser's console must stay free of errors"
 
 
-def test_the_example_is_shown_at_once_and_takes_two_clicks(visitor, tmp_path):
+def test_an_example_is_laid_out_with_its_result_and_replays_in_one_click(visitor, tmp_path):
     tab = visitor.tab
     assert visitor.js("c.model.layers.length") == 1 and visitor.js("c.model.frame") == EXAMPLE_FRAMES // 2
     assert tab.locator("[data-do=undo]").is_disabled(), "there is nothing before the example"
+    tab.locator("#progress :text('rendered already')").wait_for()
     tab.locator("button.example").first.click()
+    stage = tab.locator("#viewer .rv-stage")
+    stage.wait_for()
+    tab.wait_for_function(
+        """() => {
+          window.played = (window.played ?? new Set()).add(document.querySelector("#viewer .rv-stage").dataset.paintedFrame);
+          return window.played.size > 5;
+        }""",
+        timeout=60_000,
+    )
+    tab.wait_for_function("document.querySelector('#result-video video')?.readyState >= 2")
+    assert tab.evaluate("document.querySelector('#result-video video').videoWidth") == 1280
+    tab.locator("#insert").click()
+    tab.wait_for_selector("#progress :text('Done:')", timeout=5_000)
+    assert tab.locator(".rv-take").count() == 1, "what is rendered already is not rendered again"
+    visitor.change()
     tab.locator("#insert").click()
     tab.wait_for_selector("#cancel", timeout=10_000)
     tab.wait_for_selector("#progress .bar", timeout=20_000)
-    tab.wait_for_selector("#progress :text('Done:')", timeout=60_000)
-    tab.wait_for_function("document.querySelector('#result-video video')?.readyState >= 2")
-    assert tab.evaluate("document.querySelector('#result-video video').videoWidth") == 1280
+    tab.locator("#cancel").click()
+    tab.wait_for_selector("#progress :text('Stopped')", timeout=10_000)
     assert probe_clip(visitor.download("#download-video", tmp_path)).num_frames == EXAMPLE_FRAMES
+    tab.get_by_role("tab", name="Result").click()
+    tab.reload()
+    stage.wait_for()
+    assert tab.locator(".rv-take").count() == 1, "a reload comes back to the result, if that is what was looked at"
     assert tab.locator("#insert").is_visible() and not tab.locator("#cancel").is_visible()
 
 
@@ -167,12 +227,24 @@ def test_own_files_with_boxes_and_a_path_drawn_by_hand(visitor, material, tmp_pa
     made = build_trajectory_set([TrajectoryKeys(trajectory["point"], nodes)], {trajectory["point"]: (1.0, 1.0)}, HW, NUM_FRAMES)
     assert np.abs(made.points_px[0] / [HW[1], HW[0]] - dense).max() < 1e-5
 
+    span = visitor.js("(([x0, x1]) => [x0, x1])([0, 59].map((f) => c.timeline.x(f)))")
+    tab.evaluate("document.querySelector('.cv-tracks').scrollIntoView({ block: 'end' })")
+    tracks = tab.locator(".cv-tracks").bounding_box()
+    lane = tracks["y"] + visitor.js("c.timeline.height") - 17
+    tab.mouse.move(tracks["x"] + span[1] + 4, lane)
+    tab.mouse.down()
+    tab.mouse.move(tracks["x"] + visitor.js("c.timeline.x(40)"), lane, steps=5)
+    tab.mouse.up()
+    visitor.settle()
+    assert visitor.js("c.model.layers[0].trajectories[0].visible") == [[0, 41]], "the end of the visible stretch was dragged"
+
     visitor.insert()
     got = probe_clip(visitor.download("#download-video", tmp_path))
     assert (got.num_frames, got.hw, len(got.audio_streams)) == (NUM_FRAMES, HW, 1)
     tab.get_by_role("tab", name="Motion").click()
-    tab.locator("[data-do=undo]").click()
-    visitor.settle()
+    for _ in range(2):
+        tab.locator("[data-do=undo]").click()
+        visitor.settle()
     tab.wait_for_function("!document.querySelector('#checklist').innerText.includes('path')")
 
 
@@ -185,11 +257,14 @@ def test_twenty_random_edits_are_undone_to_the_identical_file_and_survive_a_relo
         return len(json.loads(session.read_text())["past"])
 
     dice, steps = random.Random(11), count_steps()
-    while count_steps() < steps + 20:
+    for _ in range(100):
+        if count_steps() >= steps + 20:
+            break
         a, b = ((dice.uniform(0.1, 0.8), dice.uniform(0.1, 0.8)) for _ in range(2))
-        visitor.press(dice.choice("bpdv"))
+        visitor.press("0", dice.choice("bpdv"))  # a drag beside everything moves the view, so it is fitted again each time
         visitor.drag(a, b, steps=2)
         visitor.press(dice.choice(["ArrowRight", "Shift+ArrowRight", "Shift+ArrowLeft"]))
+    assert count_steps() >= steps + 20, f"only {count_steps() - steps} of a hundred gestures were edits: {visitor.state()}"
     edited = visitor.saved(tmp_path)
     parse_project(json.loads(edited))
     visitor.tab.reload()
@@ -230,6 +305,7 @@ def test_two_visitors_with_files_of_one_name_stay_apart(visitor, chromium, serve
     assert [each.js("c.model.clip.num_frames") for each in (visitor, other)] == [NUM_FRAMES, 9]
     visitor.tab.locator("button.example").first.click()
     visitor.tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.clip.num_frames === 120")
+    visitor.change()
     visitor.tab.locator("#insert").click()
     visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
     other.drag((0.2, 0.4), (0.6, 0.6))
@@ -245,23 +321,58 @@ def test_two_visitors_with_files_of_one_name_stay_apart(visitor, chromium, serve
     before = other.saved(tmp_path)
     key = other.js("c.model.clip.key")
     assert httpx.get(f"{server.url}/canvas/view/{key}/0.jpg").status_code == 200
-    other.tab.get_by_role("button", name="Start empty").click()
+    other.tab.get_by_role("button", name="New project").click()
     other.tab.wait_for_selector(".cv-is-empty")
     assert httpx.get(f"{server.url}/canvas/view/{key}/0.jpg").status_code == 404, "its pictures went with the folder"
     assert before and other.faults == []
     other.context.close()
 
 
+def test_two_visitors_with_the_very_same_files_share_no_address(visitor, chromium, server, material):
+    other = Visitor(chromium, server)
+    both, uploads, served = (visitor, other), [], []
+    for each in both:
+        taken, seen = [], set()
+        each.tab.on(
+            "response",
+            lambda answer, taken=taken: taken.extend(answer.json()) if answer.url.split("?")[0].endswith("/upload") else None,
+        )
+        each.tab.on("request", lambda request, seen=seen: seen.add(request.url) if VISITORS_OWN.search(request.url) else None)
+        each.bring(material / "street.mp4", material / "tile.png")
+        each.drag((0.1, 0.2), (0.3, 0.6))
+        each.tab.locator("#preview").click()
+        each.tab.locator("#result-picture img").wait_for(timeout=20_000)
+        each.insert()
+        each.tab.wait_for_function("document.querySelector('#result-video video')?.readyState >= 2")
+        emitted = each.tab.evaluate("[...document.querySelectorAll('[src], [href]')].map((one) => one.src || one.href)")
+        seen |= {address for address in emitted if VISITORS_OWN.search(address)}
+        uploads.append(taken)
+        served.append(seen)
+    assert all(len(taken) == 2 and len(seen) > 4 for taken, seen in zip(uploads, served, strict=True))
+    assert not set(uploads[0]) & set(uploads[1]) and not served[0] & served[1]
+    assert all(len(part) >= 32 for address in served[0] | served[1] for part in [VISITORS_OWN.search(address)[1]])
+    for path in (*uploads[0], *uploads[1]):
+        assert not Path(path).exists() and httpx.get(f"{server.url}/gradio_api/file={path}").status_code in (403, 404)
+    other.tab.get_by_role("button", name="New project").click()
+    other.tab.wait_for_selector(".cv-is-empty")
+    for address in served[0]:
+        assert httpx.get(address).status_code == 200, "what one visitor throws away is nothing of the other's"
+    other.context.close()
+    assert other.faults == []
+
+
 def test_cancel_stops_the_work_and_the_next_insert_runs(visitor, server):
     tab = visitor.tab
+    results = server.log_path.parent / "work" / "visitors" / visitor.token() / "results"
+    before = sorted(results.iterdir())
+    visitor.change()
     tab.locator("#insert").click()
     tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
     tab.locator("#cancel").click()
     tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
     assert tab.locator("#insert").is_visible()
-    results = server.log_path.parent / "work" / "visitors" / visitor.token() / "results"
     tab.wait_for_timeout(1_000)
-    assert list(results.iterdir()) == [], "a stopped render leaves nothing behind"
+    assert sorted(results.iterdir()) == before, "a stopped render leaves nothing behind"
     tab.locator("#insert").click()
     tab.wait_for_selector("#progress :text('of 120')", timeout=10_000)
     tab.locator("#cancel").click()
@@ -272,6 +383,9 @@ def test_closing_the_tab_stops_its_render(visitor, chromium, server):
     visitors = server.log_path.parent / "work" / "visitors"
     leaving = Visitor(chromium, server)
     results = [visitors / each.token() / "results" for each in (visitor, leaving)]
+    before = [sorted(folder.iterdir()) for folder in results]
+    leaving.change()
+    visitor.change()
     leaving.tab.locator("#insert").click()
     leaving.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
     leaving.context.close()
@@ -280,10 +394,10 @@ def test_closing_the_tab_stops_its_render(visitor, chromium, server):
     visitor.tab.locator("#cancel").click()
     visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
     for _ in range(30):
-        if not any(list(folder.iterdir()) for folder in results):
+        if [sorted(folder.iterdir()) for folder in results] == before:
             break
         visitor.tab.wait_for_timeout(100)
-    assert not any(list(folder.iterdir()) for folder in results), "nothing of either render is left"
+    assert [sorted(folder.iterdir()) for folder in results] == before, "nothing of either render is left"
 
 
 def test_a_file_that_is_no_video_gets_one_clear_sentence(visitor, material):
@@ -292,6 +406,11 @@ def test_a_file_that_is_no_video_gets_one_clear_sentence(visitor, material):
     toast.wait_for()
     text = toast.inner_text()
     assert "words.mp4" in text and "Traceback" not in text and "/" not in text.replace("and/or", "")
+    visitor.tab.locator("[data-testid=toast-close]").click()
+    line = visitor.tab.locator("#trouble")
+    assert "words.mp4" in line.inner_text() and line.inner_text().split("×")[0].strip() in text, "the sentence stays in place"
+    line.get_by_role("button").click()
+    line.wait_for(state="hidden")
     assert visitor.tab.locator("#insert").is_enabled(), "the work before is still there"
 
 

@@ -32,7 +32,8 @@ def test_from_the_first_take_to_a_result_dropped_back(chromium, material, tmp_pa
         visitor.bring(material / "street.mp4", material / "tile.png")
         visitor.drag((0.2, 0.3), (0.5, 0.7))
         visitor.insert()
-        tab.wait_for_selector(f'{STAGE}[data-painted-frame="0"]')
+        tab.wait_for_selector(f'{STAGE}[data-painted-frame="{NUM_FRAMES // 2}"]')
+        assert 0.15 < tab.evaluate("document.querySelector('.rv-root').viewer.wipe") < 0.24, "the wipe line stands beside the object"
         assert tab.locator("#result-video video").count() == 1, "the player with sound is there as well"
 
         first = visitor.download("#download-video", tmp_path)
@@ -64,9 +65,8 @@ def test_from_the_first_take_to_a_result_dropped_back(chromium, material, tmp_pa
             assert pack.testzip() is None and len(pack.read("layer-1-boxes.csv").splitlines()) == NUM_FRAMES + 1
 
         tab.reload()
-        visitor.ready()
-        tab.get_by_role("tab", name="Result").click()
-        tab.wait_for_selector(f'{STAGE}[data-painted-frame="0"]')
+        tab.wait_for_selector("#insert:not([disabled])")
+        tab.wait_for_selector(f'{STAGE}[data-painted-frame="{NUM_FRAMES // 2}"]')
         assert tab.locator('.rv-take [data-what="star"][aria-pressed="true"]').count() == 1
         assert tab.locator(".rv-left").inner_text() == "Take 1"
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .exchange import Exchange, Host, Work
+from .follow import FollowDesk
 from .frames import FrameDesk
+from .masks import MaskDesk, Segmenters
+from .pictures import PictureDesk
 from .scene import CutOut
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.routing import Mount
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["Canvas", "CutOut", "Exchange", "FrameDesk", "Host", "Work"]
+__all__ = ["Canvas", "CutOut", "Exchange", "FollowDesk", "FrameDesk", "Host", "MaskDesk", "Segmenters", "Work"]
 
 STATIC = Path(__file__).parent / "static"
 MOUNT = "canvas"
@@ -43,9 +46,14 @@ def build_value(token: str, stamp: int, frame_index: int | None = None) -> dict[
 class Canvas:
     """The canvas of one process. ``component()`` goes into the page, ``mount()`` into the server's routes."""
 
-    def __init__(self, host: Host, desk: FrameDesk | None = None) -> None:
+    def __init__(
+        self, host: Host, desk: FrameDesk | None = None, masks: MaskDesk | None = None, follows: FollowDesk | None = None
+    ) -> None:
         self.desk = desk or FrameDesk()
-        self.exchange = Exchange(host, self.desk)
+        self.masks = masks or MaskDesk(host)
+        self.follows = follows or FollowDesk()
+        self.exchange = Exchange(host, self.desk, masks=self.masks, follows=self.follows)
+        self.pictures = PictureDesk(host)
 
     def component(self, **placement: Any) -> gr.HTML:
         """The Gradio component. It has an event ``edited`` (after every change that came from the canvas); ``placement`` is passed
@@ -63,12 +71,16 @@ class Canvas:
         from starlette.staticfiles import StaticFiles
 
         static = Mount(f"/static/{static_version()}", StaticFiles(directory=STATIC))
-        routes = [static, self.exchange.route(), Mount("/view", routes=self.desk.routes())]
+        own = [self.exchange.route(), self.pictures.route(), *self.masks.routes()]
+        routes = [static, *own, Mount("/view", routes=self.desk.routes())]
         return Mount(f"/{MOUNT}", routes=routes, middleware=[Middleware(SignedInOnly)])
 
     def close(self) -> None:
         """End the threads and forget all pictures."""
         self.exchange.close()
+        self.masks.close()
+        self.follows.close()
+        self.pictures.close()
         self.desk.close()
 
 

@@ -2,9 +2,9 @@
 
 A message is ``{"token": visitor, "gestures": [...], "seen": revision, "meshes": [{"layer", "start", "stop"}], "dry": false}``; all
 but the token may be missing. The gestures are applied in order as one step that undo takes back at once; ``[{"kind": "undo"}]`` and
-``[{"kind": "redo"}]`` stand alone. Two gestures are completed here, because they need more than the document:
-``{"kind": "suggest_points", "layer", "count"}`` places key-points on the reference, ``{"kind": "pin_point", "layer", "point",
-"frame", "at"}`` gives a point that merely follows the object a path of its own, moved to ``at`` at ``frame``.
+``[{"kind": "redo"}]`` stand alone. Some gestures are completed here, because they need more than the document: those of
+``reference_wishes``, and ``{"kind": "pin_point", "layer", "point", "frame", "at"}``, which gives a point that merely follows the
+object a path of its own, moved to ``at`` at ``frame`` (and the other points of its face or garment one, along which they stay).
 
 The answer is ``{"revision", "scene", "meshes", "can_undo", "can_redo", "fault"}``: ``scene`` is null when the client has ``seen``
 this revision, ``fault`` is one sentence when the gestures were refused (nothing of them was applied then).
@@ -16,9 +16,10 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,12 +27,14 @@ import numpy as np
 from pipeline import documents as doc
 from pipeline.documents import Node, item
 from pipeline.errors import UserError
-from pipeline.keypoints import MAX_POINTS, suggest_points
 from pipeline.types import Clip
 
+from .follow import CARRIED_GESTURES, FollowDesk, Followed, describe_follow, kept_layer, shown_layer
 from .frames import FrameDesk
-from .gestures import MAX_FRAME, REACH, Document, apply_gesture
-from .scene import FindCutOut, LayerScene, SceneShelf, describe_layer, describe_mesh
+from .gestures import MAX_FRAME, REACH, Document, SetBox, apply_gesture
+from .masks import MaskDesk
+from .reference_wishes import carry_paths, complete_wish, pin_preset
+from .scene import FindCutOut, FindPicture, LayerScene, SceneShelf, describe_layer, describe_mesh, describe_references
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -47,6 +50,10 @@ MAX_GESTURES = 64
 NEUTRAL = "Something went wrong on the server; it has been noted. Your work is kept, so try again."
 
 
+def _find_nothing(name: str) -> Path:
+    raise UserError(f"The file {Path(name).name} is not there.")
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Work:
     """One visitor's work as the canvas needs it. ``clip`` and ``frames`` are None before there is a video."""
@@ -57,6 +64,9 @@ class Work:
     clip: Clip | None
     frames: FrameStore | None
     find_cutout: FindCutOut
+    find_file: Callable[[str], Path] = _find_nothing
+    """The path of a file that the document names. Raises ``UserError`` when it is not there."""
+    find_picture: FindPicture | None = None
 
 
 class Host(Protocol):
@@ -74,6 +84,13 @@ class Host(Protocol):
 
     def redo(self, token: object) -> Work:
         """One step forward again, if there is one."""
+
+    def take_image(self, token: object, source: Path, layer: int, reference: int, role: str) -> None:
+        """Take an image in as a layer's picture (``role`` "replace" or "add") or as a picture's "mask", as one step that can be
+        undone. Raises ``UserError``."""
+
+    def keep_file(self, token: object, source: Path, check: Callable[[Path], object]) -> str:
+        """Take a copy of ``source`` in and return the name that documents call it by, unless ``check`` of it raises."""
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------------------
@@ -104,15 +121,6 @@ class Message(Node):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuggestPoints(Node):
-    """Place ``count`` key-points on the reference."""
-
-    kind: str = item(doc.one_of("suggest_points"))
-    layer: int = item(doc.integer(0, 31))
-    count: int = item(doc.integer(1, MAX_POINTS), 4)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PinPoint(Node):
     """Give the reference's point a path: where the object carries it at every key, but ``at`` at ``frame``."""
 
@@ -126,8 +134,17 @@ class PinPoint(Node):
 class Exchange:
     """Answers messages. One per process, thread-safe; what it keeps (ready layers, pictures) can all be made again."""
 
-    def __init__(self, host: Host, desk: FrameDesk, num_threads: int = 2) -> None:
+    def __init__(
+        self,
+        host: Host,
+        desk: FrameDesk,
+        num_threads: int = 2,
+        masks: MaskDesk | None = None,
+        follows: FollowDesk | None = None,
+    ) -> None:
         self._host, self._desk = host, desk
+        self._masks = masks or MaskDesk(host)
+        self._follows = follows or FollowDesk()
         self.scenes = SceneShelf()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="canvas-exchange")
 
@@ -143,7 +160,8 @@ class Exchange:
             work = self._changed(work, message)
         except UserError as error:
             fault = str(error)
-        revision = _revision(work)
+        is_following = self._is_following(work)  # before anything is read, so that nothing that ends meanwhile is missed
+        revision = self._revision(work)
         meshes, mesh_fault = self._meshes(work, message)
         return {
             "revision": revision,
@@ -152,6 +170,7 @@ class Exchange:
             "can_undo": work.can_undo,
             "can_redo": work.can_redo,
             "fault": fault or mesh_fault,
+            "is_following": is_following,
         }
 
     # -- edits --------------------------------------------------------------------------------------------------------------------
@@ -160,6 +179,8 @@ class Exchange:
         kinds = [gesture.get("kind") if isinstance(gesture, Mapping) else None for gesture in message.gestures]
         if not kinds:
             return work
+        if None in kinds:
+            raise UserError("The page sent an edit that is not known here; reload it and try again.")
         if kinds == ["undo"] and not message.dry:
             return self._host.undo(message.token)
         if kinds == ["redo"] and not message.dry:
@@ -168,29 +189,30 @@ class Exchange:
             raise UserError("Add a video first.")
         document = work.document
         for gesture in message.gestures:
-            document = apply_gesture(document, self._completed(gesture, document, work), num_frames=work.clip.num_frames)
+            for each in self._completed(gesture, document, work):
+                if isinstance(each, Mapping):
+                    each = self._masks.completed(str(message.token), each, replace(work, document=document))
+                document = self._applied(document, each, work)
         if message.dry:
             return replace(work, document=document)
         return work if document == work.document else self._host.write(message.token, work.document, document)
 
-    def _completed(self, gesture: Any, document: Document, work: Work) -> object:
-        """A gesture that the document alone can follow."""
+    def _completed(self, gesture: Any, document: Document, work: Work) -> Sequence[object]:
+        """What a gesture stands for: gestures that the document alone can follow."""
         kind = gesture.get("kind") if isinstance(gesture, Mapping) else None
-        if kind == "suggest_points":
-            return self._suggested(doc.read_node(SuggestPoints, gesture, "gesture"), document, work)
         if kind == "pin_point":
-            return self._pinned(doc.read_node(PinPoint, gesture, "gesture"), document, work)
-        return gesture
+            return [self._pinned(doc.read_node(PinPoint, gesture, "gesture"), document, work)]
+        if kind == "set_box":
+            return [gesture, *self._carried(doc.read_node(SetBox, gesture, "gesture"), document, work)]
+        wished = complete_wish(gesture, document, work)
+        return [gesture] if wished is None else wished
 
-    def _suggested(self, wish: SuggestPoints, document: Document, work: Work) -> Document:
-        ready = self._ready(work, document, wish.layer)
-        if ready.cutout is None:
-            raise UserError(ready.fault or "Add a picture of the thing first; points are placed on it.")
-        taken = np.array(list(document["layers"][wish.layer]["references"][0].get("points", {}).values())).reshape(-1, 2)
-        points = suggest_points(ready.cutout.reference, wish.count, taken)
-        if len(points) == 0:
-            raise UserError("There is no room for more points on this picture.")
-        return {"kind": "place_reference_points", "layer": wish.layer, "points": points.tolist()}
+    def _carried(self, gesture: SetBox, document: Document, work: Work) -> list[Document]:
+        """What goes along with a box: the paths of a face or a garment."""
+        ready = self._ready(work, document, gesture.layer)
+        if work.clip is None or gesture.frame >= work.clip.num_frames:
+            return []
+        return carry_paths(gesture, document["layers"][gesture.layer], ready, work)
 
     def _pinned(self, wish: PinPoint, document: Document, work: Work) -> Document:
         ready = self._ready(work, document, wish.layer)
@@ -200,6 +222,9 @@ class Exchange:
         point = layer["references"][0].get("points", {}).get(wish.point)
         if point is None:
             raise UserError(f"The picture has no point {wish.point!r} any more.")
+        paths = pin_preset(layer, ready, work, wish.point, wish.frame, wish.at)
+        if paths is not None:
+            return {"kind": "pin_points", "layer": wish.layer, "paths": paths}
         height, width = ready.cutout.reference.hw
         anchor = np.array([point[0] * width, point[1] * height])
         sides = np.array([work.clip.width, work.clip.height])
@@ -209,21 +234,65 @@ class Exchange:
         keys[str(wish.frame)] = list(wish.at)
         return {"kind": "add_trajectory", "layer": wish.layer, "point": wish.point, "keys": keys}
 
+    def _applied(self, document: Document, gesture: object, work: Work) -> Document:
+        """The document after a gesture. Where a layer follows a surface, places come as they are on screen and are kept as they are
+        at the key frame."""
+        assert work.clip is not None
+        clip = work.clip
+        kind, index = (gesture.get("kind"), gesture.get("layer")) if isinstance(gesture, Mapping) else (None, None)
+        layers = document.get("layers", [])
+        followed = None
+        if kind in CARRIED_GESTURES and isinstance(index, int) and 0 <= index < len(layers):
+            followed = self._followed(document, index, clip)
+        if followed is None or not isinstance(index, int):
+            return apply_gesture(document, gesture, num_frames=clip.num_frames)
+        before = layers[index]
+        shown = shown_layer(before, followed.surface, clip)
+        on_screen = {**document, "layers": [*layers[:index], shown, *layers[index + 1 :]]}
+        after = apply_gesture(on_screen, gesture, num_frames=clip.num_frames)
+        kept = kept_layer(before, shown, after["layers"][index], followed.surface, clip)
+        return {**after, "layers": [*after["layers"][:index], kept, *after["layers"][index + 1 :]]}
+
     # -- what is shown ------------------------------------------------------------------------------------------------------------
+
+    def _followed(self, document: Document, index: int, clip: Clip) -> Followed | None:
+        return self._follows.followed(document["layers"][index], clip, document.get("range"))
+
+    def _is_following(self, work: Work) -> bool:
+        """Whether the canvas should soon ask again, because something is being tracked."""
+        return work.clip is not None and self._follows.is_busy(work.document["layers"], work.clip, work.document.get("range"))
+
+    def _revision(self, work: Work) -> str:
+        """Changes whenever the canvas would have to draw something else."""
+        ties: list[object] = []
+        if work.clip is not None:
+            found = [self._followed(work.document, index, work.clip) for index in range(len(work.document["layers"]))]
+            ties = [None if each is None else [each.is_busy, each.fault] for each in found]
+            ties.append(None if (camera := self._follows.camera(work.clip)) is None else camera.is_moving)
+        return _revision(work, ties)
 
     def _ready(self, work: Work, document: Document, index: int) -> LayerScene:
         if work.clip is None or index >= len(document["layers"]):
             raise UserError("That layer is not there any more; reload the page.")
-        return self.scenes.layer(document["layers"][index], work.clip, work.find_cutout)
+        followed = self._followed(document, index, work.clip)
+        return self.scenes.layer(
+            document["layers"][index], work.clip, work.find_cutout, None if followed is None else followed.surface
+        )
 
     def _scene(self, work: Work, owner: str) -> Document | None:
         if work.clip is None or work.frames is None:
             return None
         clip, layers = work.clip, []
+        span = work.document.get("range") or [0, clip.num_frames]
+        camera = self._follows.camera(clip)
         for index, layer in enumerate(work.document["layers"]):
             ready = self._ready(work, work.document, index)
             key = None if ready.cutout is None else self._desk.show_cutout(owner, ready.cutout.digest, ready.cutout.reference)
-            layers.append(describe_layer(layer, ready, clip, key))
+            pictures = describe_references(layer, work.find_cutout, work.find_picture, self._desk, owner)
+            followed = self._followed(work.document, index, clip)
+            shown = shown_layer(layer, None if followed is None else followed.surface, clip)
+            tie = describe_follow(layer, followed, span)
+            layers.append({**describe_layer(shown, ready, clip, key), "references": pictures, "follow": tie})
         return {
             "clip": {
                 "key": self._desk.show_clip(owner, clip, work.frames),
@@ -232,8 +301,9 @@ class Exchange:
                 "width": clip.width,
                 "height": clip.height,
                 "fps": float(clip.fps),
+                "camera_moves": camera is not None and camera.is_moving,
             },
-            "range": work.document.get("range") or [0, clip.num_frames],
+            "range": span,
             "layers": layers,
         }
 
@@ -280,7 +350,7 @@ class Exchange:
 
     def _answer_text(self, body: bytes) -> str:
         try:
-            return json.dumps(self.answer(doc.decode_json(body, MAX_MESSAGE_BYTES)), allow_nan=False)
+            return json.dumps(self.answer(doc.decode_json(body, MAX_MESSAGE_BYTES, "the page's message")), allow_nan=False)
         except UserError as error:
             fault = str(error)
         except Exception:
@@ -289,10 +359,9 @@ class Exchange:
         return json.dumps({"fault": fault, "revision": None, "scene": None, "meshes": []})
 
 
-def _revision(work: Work) -> str:
-    """Changes whenever the canvas would have to draw something else."""
+def _revision(work: Work, ties: list[object]) -> str:
     clip = None if work.clip is None else [str(work.clip.path), work.clip.sha256]
-    text = json.dumps([work.document, clip], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([work.document, clip, ties], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 

@@ -140,7 +140,22 @@ class FrameDesk:
 
     def show_cutout(self, owner: str, identity: Hashable, reference: Reference) -> str:
         """The key under which ``owner`` sees a reference's cut-out; ``identity`` tells one cut-out from another."""
-        return self._issue(owner, ("cutout", identity), make_picture=lambda: encode_cutout(reference))[0]
+        alpha = reference.alpha
+        return self._show_still(owner, ("cutout", identity), lambda: shrink_picture(np.dstack([reference.image, to_bytes(alpha)])))
+
+    def show_picture(self, owner: str, identity: Hashable, image: Array) -> str:
+        """The key under which ``owner`` sees a still picture u8[H,W,3], as large as cut-outs are shown."""
+        return self._show_still(owner, ("picture", identity), lambda: shrink_picture(image))
+
+    def _show_still(self, owner: str, identity: Hashable, shrink: Callable[[], Array]) -> str:
+        """The key of a still picture; only its small copy is kept, since a large one weighs as much as a clip."""
+        with self._guard:
+            for key, showing in self._shown.items():
+                if showing.owner == owner and showing.identity == identity:
+                    self._shown.move_to_end(key)
+                    return key
+        small = shrink()
+        return self._issue(owner, identity, make_picture=lambda: encode_png(small))[0]
 
     def forget(self, owner: str) -> None:
         """Withdraw every key of a visitor."""
@@ -334,15 +349,31 @@ def encode_jpeg(image: Array, max_px: tuple[int, int], quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def encode_cutout(reference: Reference) -> bytes:
-    """A cut-out as PNG with straight alpha, its longer side at most ``CUTOUT_MAX_PX``."""
+def to_bytes(alpha: Array) -> Array:
+    """Alpha f32[H,W] in 0..1 as u8."""
+    return np.round(alpha * 255).astype(np.uint8)
+
+
+def shrink_picture(image: Array) -> Array:
+    """A picture u8[H,W,3], or [H,W,4] with straight alpha, its longer side at most ``CUTOUT_MAX_PX``."""
     from PIL import Image
 
-    alpha = np.round(reference.alpha * 255).astype(np.uint8)
-    picture = Image.fromarray(np.dstack([reference.image, alpha]))
+    picture = Image.fromarray(image)
     size = shown_size(picture.width, picture.height, (CUTOUT_MAX_PX, CUTOUT_MAX_PX))
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+    return np.asarray(picture)
+
+
+def encode_png(image: Array) -> bytes:
+    """A picture u8[H,W,3] or [H,W,4] as PNG."""
+    from PIL import Image
+
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=3)
+    Image.fromarray(image).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
+
+
+def encode_cutout(reference: Reference) -> bytes:
+    """A cut-out as PNG with straight alpha, its longer side at most ``CUTOUT_MAX_PX``."""
+    return encode_png(shrink_picture(np.dstack([reference.image, to_bytes(reference.alpha)])))

@@ -21,8 +21,12 @@ import numpy as np
 from pipeline import documents as doc
 from pipeline.documents import Node, item
 from pipeline.errors import UserError
-from pipeline.project import MAX_LAYERS, MAX_POINTS, parse_project
+from pipeline.project import MAX_LAYERS, parse_project
 from pipeline.strokes import stroke_keys
+
+from .follow import SetFollow, set_follow
+from .mask_gestures import KINDS, MASK_GESTURES, change_kind
+from .reference_gestures import REFERENCE_GESTURES, new_name
 
 Document = dict[str, Any]
 
@@ -219,31 +223,6 @@ class SetVisible(Gesture):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlaceReferencePoint(Gesture):
-    """Place the reference's point ``point`` at ``at``; without a name a new point is made."""
-
-    layer: int = item(_layer)
-    at: tuple[float, float] = item(_spot)
-    point: str | None = item(doc.nullable(_name), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlaceReferencePoints(Gesture):
-    """Add several new points to the reference."""
-
-    layer: int = item(_layer)
-    points: tuple[tuple[float, float], ...] = item(doc.list_of(_spot, 1, MAX_POINTS))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteReferencePoint(Gesture):
-    """Remove a point from the reference, and the trajectory that moves it."""
-
-    layer: int = item(_layer)
-    point: str = item(_name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SetRange(Gesture):
     """The frames that are rendered, half-open; ``null`` is the whole clip."""
 
@@ -255,7 +234,7 @@ class AddLayer(Gesture):
     """A new, empty layer on top."""
 
     name: str = item(_name)
-    layer_kind: str = item(doc.one_of("insert", "replace", "remove"), "insert")
+    layer_kind: str = item(doc.one_of(*KINDS), "insert")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +262,7 @@ class SetLayer(Gesture):
     fit: str | None = item(doc.nullable(doc.one_of("contain", "stretch")), None)
     anchor: str | None = item(doc.nullable(doc.one_of("center", "bottom")), None)
     deform: str | None = item(doc.nullable(doc.one_of("auto", "perspective")), None)
-    layer_kind: str | None = item(doc.nullable(doc.one_of("insert", "replace", "remove")), None)
+    layer_kind: str | None = item(doc.nullable(doc.one_of(*KINDS)), None)
 
 
 # -- applying them ----------------------------------------------------------------------------------------------------------------
@@ -459,20 +438,12 @@ def _append_trajectory(
         raise UserError(f"The point {point!r} already has a path; select it to change it.")
     references = layer.get("references") or []
     if point is None:
-        point = _new_name(layer)
+        point = new_name(layer)
         if references:
             references[0].setdefault("points", {})[point] = _held(anchor or (0.5, 0.5), 0, 1)
     elif references and point not in references[0].get("points", {}):
         raise UserError(f"The picture has no point {point!r}; place it first.")
     trajectories.append({"point": point, "keys": {str(frame): _rounded(keys[frame]) for frame in sorted(keys)}})
-
-
-def _new_name(layer: Document) -> str:
-    """The first of p1, p2, … that neither the picture nor a path of the layer uses."""
-    used = {each["point"] for each in layer.get("trajectories", [])}
-    for reference in layer.get("references") or []:
-        used |= set(reference.get("points", {}))
-    return next(name for index in range(1, len(used) + 2) if (name := f"p{index}") not in used)
 
 
 def _set_trajectory(document: Document, gesture: SetTrajectory, num_frames: int) -> None:
@@ -535,36 +506,6 @@ def _set_visible(document: Document, gesture: SetVisible, num_frames: int) -> No
         trajectory["visible"] = [list(span) for span in gesture.ranges]
 
 
-def _points_of(document: Document, layer_index: int) -> Document:
-    references = _layer_of(document, layer_index).get("references") or []
-    if not references:
-        raise UserError("Add a picture of the thing first; points are placed on it.")
-    points: Document = references[0].setdefault("points", {})
-    return points
-
-
-def _place_point(document: Document, gesture: PlaceReferencePoint, num_frames: int) -> None:
-    points = _points_of(document, gesture.layer)
-    name = _new_name(_layer_of(document, gesture.layer)) if gesture.point is None else gesture.point
-    points[name] = _rounded(gesture.at)
-
-
-def _place_points(document: Document, gesture: PlaceReferencePoints, num_frames: int) -> None:
-    points = _points_of(document, gesture.layer)
-    for at in gesture.points:
-        points[_new_name(_layer_of(document, gesture.layer))] = _rounded(at)
-
-
-def _delete_point(document: Document, gesture: DeleteReferencePoint, num_frames: int) -> None:
-    points = _points_of(document, gesture.layer)
-    if points.pop(gesture.point, None) is None:
-        raise UserError(f"The picture has no point {gesture.point!r} any more.")
-    layer = _layer_of(document, gesture.layer)
-    if "trajectories" in layer:
-        layer["trajectories"] = [each for each in layer["trajectories"] if each["point"] != gesture.point]
-    _tidy(document, gesture.layer)
-
-
 def _set_range(document: Document, gesture: SetRange, num_frames: int) -> None:
     if gesture.range is None or gesture.range == (0, num_frames):
         document.pop("range", None)
@@ -602,12 +543,12 @@ def _set_layer(document: Document, gesture: SetLayer, num_frames: int) -> None:
         if getattr(gesture, name) is not None:
             layer[name] = getattr(gesture, name)
     if gesture.layer_kind is not None:
-        layer["kind"] = gesture.layer_kind
+        change_kind(layer, gesture.layer_kind)
 
 
 Change = Callable[[Document, Any, int], None]
 
-GESTURES: dict[str, tuple[type[Gesture], Change]] = {
+GESTURES: dict[str, tuple[type[Node], Change]] = {
     "set_box": (SetBox, _set_box),
     "set_presence": (SetPresence, _set_presence),
     "delete_key": (OnKey, _delete_key),
@@ -623,14 +564,14 @@ GESTURES: dict[str, tuple[type[Gesture], Change]] = {
     "move_trajectory": (MoveTrajectory, _move_trajectory),
     "draw_stroke": (DrawStroke, _draw_stroke),
     "set_visible": (SetVisible, _set_visible),
-    "place_reference_point": (PlaceReferencePoint, _place_point),
-    "place_reference_points": (PlaceReferencePoints, _place_points),
-    "delete_reference_point": (DeleteReferencePoint, _delete_point),
     "set_range": (SetRange, _set_range),
     "add_layer": (AddLayer, _add_layer),
     "duplicate_layer": (OnLayer, _duplicate_layer),
     "delete_layer": (OnLayer, _delete_layer),
     "move_layer": (MoveLayer, _move_layer),
     "set_layer": (SetLayer, _set_layer),
+    "set_follow": (SetFollow, set_follow),
+    **REFERENCE_GESTURES,
+    **MASK_GESTURES,
 }
 """Every gesture: how it is read and what it does to a document (given a private copy and the clip's length)."""

@@ -19,9 +19,21 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.motion import BoxKey, LayerMotion, TrajectoryKeys, build_box_sequence, build_trajectory_set, interpolate_keys
+from pipeline.motion import (
+    BoxKey,
+    LayerMotion,
+    TrajectoryKeys,
+    build_box_sequence,
+    build_trajectory_set,
+    carry_boxes,
+    carry_points,
+    interpolate_keys,
+)
 from pipeline.project import LayerSpec, parse_project
-from pipeline.types import Array, BoxSequence, Clip, Reference
+from pipeline.types import Array, BoxSequence, Clip, Reference, SurfaceMotion
+
+from .frames import FrameDesk
+from .reference_gestures import clicks_of
 
 Document = dict[str, Any]
 
@@ -29,6 +41,8 @@ MAX_MESH_FRAMES = 96
 """Most frames of a mesh that one answer carries."""
 
 MAX_MOTIONS = 64
+MAX_CUTOUT_BYTES = 512 << 20
+"""What the cut-outs of the layers that are kept ready may weigh; every brush stroke makes a new one."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -39,13 +53,25 @@ class CutOut:
     digest: str
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Picture:
+    """A reference's picture as it came, upright: ``rgb`` u8[H,W,3], and a digest that tells it from any other."""
+
+    rgb: Array
+    digest: str
+
+
+FindPicture = Callable[[Mapping[str, Any]], Picture]
+"""From a reference of the document to its picture. Raises ``UserError``."""
+
 FindCutOut = Callable[[Mapping[str, Any]], CutOut]
 """From a reference of the document (its ``path``, ``mask``, …) to its cut-out. Raises ``UserError``."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LayerScene:
-    """One layer made ready. ``motion`` is None while something is missing, ``fault`` says what is wrong with what is there."""
+    """One layer made ready, all of it where it is on screen. ``motion`` is None while something is missing, ``fault`` says what is
+    wrong with what is there."""
 
     spec: LayerSpec
     boxes: BoxSequence | None
@@ -63,8 +89,11 @@ class SceneShelf:
         self._guard = threading.Lock()
         self._ready: OrderedDict[str, LayerScene] = OrderedDict()
 
-    def layer(self, layer: Mapping[str, Any], clip: Clip, find_cutout: FindCutOut) -> LayerScene:
-        """A layer of a document over a clip. Raises ``UserError`` only for a document that is malformed."""
+    def layer(
+        self, layer: Mapping[str, Any], clip: Clip, find_cutout: FindCutOut, surface: SurfaceMotion | None = None
+    ) -> LayerScene:
+        """A layer of a document over a clip, carried by the surface that it follows, where that is known. Raises ``UserError`` only
+        for a document that is malformed."""
         references = layer.get("references") or []
         cutout, fault = None, None
         if references:
@@ -72,40 +101,57 @@ class SceneShelf:
                 cutout = find_cutout(references[0])
             except UserError as error:
                 fault = str(error)
-        digest = _digest(layer, clip, cutout)
+        digest = _digest(layer, clip, cutout, surface)
         with self._guard:
             found = self._ready.get(digest)
             if found is not None:
                 self._ready.move_to_end(digest)
                 return found
-        made = _make_layer(layer, clip, cutout, digest, fault)
+        made = _make_layer(layer, clip, cutout, digest, fault, surface)
         with self._guard:
             self._ready[digest] = made
-            while len(self._ready) > MAX_MOTIONS:
+            while len(self._ready) > MAX_MOTIONS or (len(self._ready) > 1 and self._weigh() > MAX_CUTOUT_BYTES):
                 self._ready.popitem(last=False)
         return made
+
+    def _weigh(self) -> int:
+        """How many bytes the cut-outs of the ready layers hold, each counted once; the guard is held."""
+        held = {each.cutout.digest: each.cutout.reference for each in self._ready.values() if each.cutout is not None}
+        return sum(reference.image.nbytes + reference.alpha.nbytes for reference in held.values())
 
 
 _MOVING = ("kind", "fit", "anchor", "deform", "boxes", "trajectories")
 
 
-def _digest(layer: Mapping[str, Any], clip: Clip, cutout: CutOut | None) -> str:
+def _digest(layer: Mapping[str, Any], clip: Clip, cutout: CutOut | None, surface: SurfaceMotion | None) -> str:
     """Tells apart everything that can change what the layer looks like while it moves."""
     points = [reference.get("points") for reference in (layer.get("references") or [])[:1]]
     parts = [{name: layer.get(name) for name in _MOVING}, points, clip.hw, clip.num_frames, cutout and cutout.digest]
+    parts.append(surface and hashlib.sha256(surface.matrices.tobytes() + surface.is_tracked.tobytes()).hexdigest())
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _make_layer(layer: Mapping[str, Any], clip: Clip, cutout: CutOut | None, digest: str, fault: str | None) -> LayerScene:
+def _make_layer(
+    layer: Mapping[str, Any],
+    clip: Clip,
+    cutout: CutOut | None,
+    digest: str,
+    fault: str | None,
+    surface: SurfaceMotion | None,
+) -> LayerScene:
     bare = {name: value for name, value in layer.items() if name not in ("target", "holdouts", "blend")}
     spec = parse_project({"version": 1, "clip": {"path": "clip"}, "layers": [bare]}).layers[0]
     boxes = _boxes(spec, clip)
     paths = tuple(_path(each.keys, each.ease, clip.num_frames) for each in spec.trajectories)
     motion = None
     try:
-        motion = _motion(spec, boxes, cutout, clip)
+        motion = _motion(spec, boxes, cutout, clip, surface)
     except UserError as error:
         fault = str(error)
+    if surface is not None:
+        boxes = None if boxes is None else carry_boxes(surface, boxes)
+        sides = np.array([clip.width, clip.height])
+        paths = tuple(carry_points(surface, (path * sides)[None])[0] / sides for path in paths)
     return LayerScene(spec, boxes, paths, cutout, motion, digest, fault)
 
 
@@ -125,7 +171,9 @@ def _path(keys: Mapping[int, tuple[float, float]], ease: Any, num_frames: int) -
     return interpolate_keys(frames, places, [ease] * len(frames), num_frames)[0]
 
 
-def _motion(spec: LayerSpec, boxes: BoxSequence | None, cutout: CutOut | None, clip: Clip) -> LayerMotion | None:
+def _motion(
+    spec: LayerSpec, boxes: BoxSequence | None, cutout: CutOut | None, clip: Clip, surface: SurfaceMotion | None
+) -> LayerMotion | None:
     if cutout is None or spec.kind == "remove":
         return None
     height, width = cutout.reference.hw
@@ -138,7 +186,8 @@ def _motion(spec: LayerSpec, boxes: BoxSequence | None, cutout: CutOut | None, c
     if boxes is None and len(moved) < 2:
         return None
     trajectories = build_trajectory_set(moved, points, clip.hw, clip.num_frames) if moved else None
-    return LayerMotion(replace(cutout.reference, points_px=points), boxes, trajectories, spec.fit, spec.anchor, spec.deform)
+    reference = replace(cutout.reference, points_px=points)
+    return LayerMotion(reference, boxes, trajectories, spec.fit, spec.anchor, spec.deform, surface)
 
 
 # -- as JSON ----------------------------------------------------------------------------------------------------------------------
@@ -161,7 +210,20 @@ def describe_layer(layer: Mapping[str, Any], ready: LayerScene, clip: Clip, cuto
         ],
         "reference": _describe_reference(layer, ready, cutout_key),
         "motion": _describe_motion(ready),
+        "masks": {
+            "target": _describe_mask(layer.get("target")),
+            "holdouts": [_describe_mask(each) for each in layer.get("holdouts") or []],
+        },
     }
+
+
+def _describe_mask(mask: Mapping[str, Any] | None) -> Document | None:
+    """A mask's clicks and settings; of the masks painted by hand only their frames (the mask desk sends what they look like)."""
+    if mask is None:
+        return None
+    edits = sorted(int(frame) for frame in mask.get("edits", {}))
+    settings = {name: float(mask.get(name, 0)) for name in ("grow_px", "feather_px")}
+    return {"prompts": mask.get("prompts", {}), "edits": edits, "path": mask.get("path"), **settings}
 
 
 def _describe_boxes(layer: Mapping[str, Any], ready: LayerScene, clip: Clip) -> Document | None:
@@ -178,6 +240,38 @@ def _describe_reference(layer: Mapping[str, Any], ready: LayerScene, cutout_key:
     height, width = ready.cutout.reference.hw
     points = layer["references"][0].get("points", {})
     return {"key": cutout_key, "width": width, "height": height, "points": points, "note": ready.cutout.reference.note}
+
+
+def describe_references(
+    layer: Mapping[str, Any], find_cutout: FindCutOut, find_picture: FindPicture | None, desk: FrameDesk, owner: str
+) -> list[Document]:
+    """Every picture of a layer as the panel shows it.
+
+    ``picture`` and ``key`` are the addresses of the picture as it came and of its cut-out, null where there is none; ``fault`` says
+    why. ``way`` tells how it was cut out: ``auto``, ``clicked``, ``painted`` or from a ``file``.
+    """
+    described = []
+    for reference in layer.get("references") or []:
+        made: Document = {"name": reference["path"], "points": reference.get("points") or {}, "clicks": clicks_of(reference)}
+        made |= {"way": _way(reference.get("mask") or {}), "picture": None, "key": None, "width": 1, "height": 1, "note": ""}
+        made["fault"] = None
+        try:
+            if find_picture is not None:
+                picture = find_picture(reference)
+                made["picture"] = desk.show_picture(owner, picture.digest, picture.rgb)
+                made["height"], made["width"] = picture.rgb.shape[:2]
+            cutout = find_cutout(reference)
+            made["height"], made["width"] = cutout.reference.hw
+            made["key"] = desk.show_cutout(owner, cutout.digest, cutout.reference)
+            made["note"] = cutout.reference.note
+        except UserError as error:
+            made["fault"] = str(error)
+        described.append(made)
+    return described
+
+
+def _way(mask: Mapping[str, Any]) -> str:
+    return next((way for key, way in (("edits", "painted"), ("path", "file"), ("prompts", "clicked")) if mask.get(key)), "auto")
 
 
 def _describe_motion(ready: LayerScene) -> Document | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.project import build_request, decode_project
+from pipeline.project import decode_project
 from pipeline.splice import Part, SplicedEngine, cut_in, splice_digest, whole_request
 
 from .. import session as steps
@@ -42,6 +42,7 @@ from ..workbench import Workbench
 if TYPE_CHECKING:
     from pipeline.engines import Engine
     from pipeline.project import Project
+    from pipeline.render import RenderSummary
     from pipeline.types import Clip, InsertionRequest, Progress
 
 Document = dict[str, Any]
@@ -82,10 +83,11 @@ class PackJob:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a wish about takes has changed beside the list of them."""
+    """What a wish about takes has changed beside the list of them; ``stays`` when the person goes on looking at the result."""
 
     is_project_changed: bool = False
     is_other_shown: bool = False
+    stays: bool = False
 
 
 class ResultRoom:
@@ -119,6 +121,7 @@ class ResultRoom:
             "height": source.height,
             "splice": splice,
             "splice_note": note,
+            "quality": self.takes.read_quality(token, shown.key),
         }
 
     def _side(self, token: object, take: Take) -> Document:
@@ -158,6 +161,10 @@ class ResultRoom:
         files = {"video": video, "lossless": video.with_suffix(".mkv"), "layer": video.with_suffix(".mov")}
         return {kind: path for kind, path in files.items() if path.exists()}
 
+    def is_shown_made_of(self, token: object, project_text: str) -> bool:
+        """Whether there is a take that is shown, and this is the project that it was made of."""
+        return self.takes.load(token).shown_take is not None and self.shown_project(token) == project_text
+
     def shown_project(self, token: object) -> str:
         """The project of the take that is shown, as JSON text. Raises ``UserError`` when none is."""
         return self.takes.read_recipe(token, self._shown(token).key).project
@@ -165,10 +172,13 @@ class ResultRoom:
     # -- what the person does ------------------------------------------------------------------------------------------------------
 
     def act(self, token: object, wish: object) -> Outcome:
-        """One of ``ACTIONS`` on a take, or ``reuse``, as the viewer sends it: ``action``, ``take`` (its key), and what more it
+        """One of ``ACTIONS`` on a take, ``reuse`` or ``range``, as the viewer sends it: ``action``, ``take`` (its key), and what more it
         takes."""
         wish = wish if isinstance(wish, Mapping) else {}
         action, key = wish.get("action"), wish.get("take")
+        if action == "range":
+            self._set_range(token, wish.get("value"))
+            return Outcome(is_project_changed=True, stays=True)
         if action == "reuse":
             self._reuse(token, key)
             return Outcome(is_project_changed=True)
@@ -179,6 +189,20 @@ class ResultRoom:
         after = self.takes.change(token, lambda takes: step(takes, key, wish))
         return Outcome(is_other_shown=after.shown != before)
 
+    def _set_range(self, token: object, span: object) -> None:
+        """The frames ``span`` (half-open) of the take that is shown become the project's range, to be rendered anew."""
+        shown = self._shown(token)
+        first, last = shown.frame_range
+        numbers = [each for each in span if type(each) is int] if isinstance(span, list) else []
+        if len(numbers) != 2 or len(numbers) != len(span) or not first <= numbers[0] < numbers[1] <= last:  # type: ignore[arg-type]
+            raise UserError(f"The frames to render anew must lie within the take's, {first} to {last - 1}.")
+        with self._store.locked(token):
+            session = self._store.load(token)
+            clip = session.document.get("clip")
+            if not clip or self._workbench.open_clip(self._store.files(token) / clip["path"]).clip.sha256 != shown.clip_sha256:
+                raise UserError("The project is about another video than this take; choose this take's settings again first.")
+            self._store.save(token, steps.open_document(session, {**session.document, "range": numbers}))
+
     def _reuse(self, token: object, key: object) -> None:
         """The take's project becomes the visitor's, as one step that can be undone."""
         with self._store.locked(token):
@@ -188,13 +212,19 @@ class ResultRoom:
 
     # -- takes ---------------------------------------------------------------------------------------------------------------------
 
-    def add(self, token: object, key: str, project_text: str, request: InsertionRequest) -> None:
-        """A finished render, ``results/<key>.mp4``, becomes a take; one that is a take already is shown."""
+    def add(self, token: object, key: str, project_text: str, request: InsertionRequest, name: str = "") -> None:
+        """A finished render, ``results/<key>.mp4``, becomes a take, under its number or this ``name``; one that is a take already
+        is shown."""
         if not any(take.key == key for take in self.takes.load(token).takes):
             recipe = Recipe(project_text, ((*request.frame_range, project_text),))
             self.takes.write_recipe(token, key, recipe)
-        take = self._make_take(key, request.digest(), decode_project(project_text), request.frame_range, request.clip)
+        take = self._make_take(key, request.digest(), decode_project(project_text), request.frame_range, request.clip, name)
         self._keep(token, take)
+
+    def keep_quality(self, token: object, key: str, summary: RenderSummary) -> None:
+        """Keep what was measured while a take was rendered, before it is added."""
+        if summary.quality is not None:
+            self.takes.write_quality(token, key, summary.quality.to_document())
 
     def finish_splice(self, token: object, job: SpliceJob) -> None:
         """A splice that was rendered becomes a take."""
@@ -272,7 +302,7 @@ class ResultRoom:
         for _, _, text in pieces:
             if text not in made:
                 project = decode_project(text)
-                request, warnings = build_request(project, folder, limits=self._workbench.limits, cache=self._workbench.artifacts)
+                request, warnings = self._workbench.build_request(project, folder)
                 made[text] = request, project.for_result(folder).to_document(), warnings
         parts = [Part((start, stop), made[text][0], self._engine) for start, stop, text in pieces]
         warnings = [warning for _, _, found in made.values() for warning in found]

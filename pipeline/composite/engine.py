@@ -3,6 +3,9 @@
 ``plan_layers`` measures once what does not change over the clip (pyramids, the footage's light and grain); ``composite_frame`` then
 makes any frame from its plan alone, so that frames are independent and two threads share them. A frame's result depends on the
 request's clip, layers and seed, never on the range that is rendered.
+
+What is removed is covered by the background that ``pipeline.background`` finds; a replacement is a removal and, on top of it, an
+insertion.
 """
 
 from __future__ import annotations
@@ -10,21 +13,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 
 import cv2
 import numpy as np
 
-from .. import masks, media
+from .. import media
+from ..background import CleanPlates
 from ..engines import Report
-from ..errors import UserError
 from ..motion import LayerMotion, build_layer_motion
-from ..types import Array, BlendSettings, DecodedFrame, Frame, InsertionRequest, Layer, Progress
+from ..types import Array, BlendSettings, DecodedFrame, Frame, InsertionRequest, Layer, MaskTrack, Progress
 from . import blend, shadow
 from .grain import Grain, Noise, build_grain, measure_noise, own_noise
 from .harmonize import SceneLight, estimate_light, object_gains
+from .holdout import hold_out
 from .warp import Patch, ReferencePyramid, Roi, render_patch, render_shutter
 
 SAMPLE_FRAMES = 7
@@ -37,7 +41,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LayerPlan:
-    """One layer and all that was measured for it; shared by the threads, never changed."""
+    """An insertion and all that was measured for it; shared by the threads, never changed."""
 
     layer: Layer
     index: int
@@ -46,6 +50,23 @@ class LayerPlan:
     shadow_step_px: int
     gains: Array | None
     grain: Grain | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RemovalPlan:
+    """A removal: where its background comes from, and the grain that averaging took out of that."""
+
+    layer: Layer
+    plates: CleanPlates
+    grain: Grain | None
+    opacity: float
+
+    def close(self) -> None:
+        """Let go of the frames that the background is made of."""
+        self.plates.close()
+
+
+Plan = LayerPlan | RemovalPlan
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -63,31 +84,50 @@ class CompositeEngine:
         """Yield every frame of ``request.frame_range`` in order. Raises ``UserError`` for a layer that this engine cannot do."""
         plans = plan_layers(request, report, warn)
         start, stop = request.frame_range
-        with closing(
-            _map_in_order(lambda source: composite_frame(plans, source), media.read_frames(request.clip, start, stop))
-        ) as frames:
+        with ExitStack() as stack:
+            for plan in plans:
+                if isinstance(plan, RemovalPlan):
+                    stack.callback(plan.close)
+            sources = media.read_frames(request.clip, start, stop)
+            frames = stack.enter_context(closing(_map_in_order(partial(composite_frame, plans), sources)))
             for step, frame in enumerate(frames, start=1):
                 report(Progress("compositing", step, request.num_frames, partial(getattr, frame, "image")))
                 yield frame
 
 
-def plan_layers(request: InsertionRequest, report: Report, warn: Warn) -> tuple[LayerPlan, ...]:
-    """Build motions and pyramids, measure the footage where a layer asks for it, and tell what is worth a warning."""
-    for layer in request.layers:
-        if layer.kind != "insert":
-            raise UserError(f"layer {layer.name!r}: the composite engine can only insert; set its kind to 'insert'.")
+def plan_layers(request: InsertionRequest, report: Report, warn: Warn) -> tuple[Plan, ...]:
+    """Build motions and pyramids, measure the footage where a layer asks for it, and tell what is worth a warning.
+
+    The layers must be resolved: their masks made, a replacement's motion known.
+    """
     footage = measure_footage(request, report)
-    plans = []
+    plans: list[Plan] = []
     for index, layer in enumerate(request.layers):
-        motion = build_layer_motion(layer)
-        _warn_about(layer, motion, request.frame_range, warn)
-        plans.append(_plan_layer(layer, index, motion, footage, request.sampling.seed))
+        if layer.kind != "insert":
+            plans.append(_plan_removal(request, index, footage, report))
+        if layer.kind != "remove":
+            motion = build_layer_motion(layer)
+            _warn_about(layer, motion, request.frame_range, warn)
+            plans.append(_plan_layer(layer, index, motion, footage, request.sampling.seed))
     return tuple(plans)
+
+
+def _plan_removal(request: InsertionRequest, index: int, footage: Footage, report: Report) -> RemovalPlan:
+    layer, settings = request.layers[index], request.layers[index].blend
+    if layer.target is None:
+        raise ValueError(f"layer {layer.name!r} says not what to {layer.kind}: its target must be resolved")
+    others = [each.target for number, each in enumerate(request.layers) if number != index and each.kind != "insert"]
+    away: list[MaskTrack] = [track for track in (*others, *layer.holdouts) if track is not None]
+    grain = None
+    if settings.grain > 0 and footage.noise is not None:
+        grain = build_grain(footage.noise, 0.0, settings.grain, (request.sampling.seed, len(request.layers) + index))
+    opacity = settings.opacity if layer.kind == "remove" else 1.0
+    return RemovalPlan(layer, CleanPlates(request.clip, layer.target, away, report), grain, opacity)
 
 
 def measure_footage(request: InsertionRequest, report: Report) -> Footage:
     """Light and noise from ``SAMPLE_FRAMES`` frames spread over the whole clip, whatever the range; nothing if no layer asks."""
-    wants_light = any(layer.blend.harmonize > 0 for layer in request.layers)
+    wants_light = any(layer.blend.harmonize > 0 for layer in request.layers if layer.kind != "remove")
     wants_noise = any(layer.blend.grain > 0 for layer in request.layers)
     if not (wants_light or wants_noise):
         return Footage(None, None)
@@ -125,14 +165,19 @@ def _warn_about(layer: Layer, motion: LayerMotion, frame_range: tuple[int, int],
         warn(f"layer {layer.name!r}: the reference folds over itself at frame {named}; move its trajectories further apart.")
 
 
-def composite_frame(plans: tuple[LayerPlan, ...], source: DecodedFrame) -> Frame:
+def composite_frame(plans: tuple[Plan, ...], source: DecodedFrame) -> Frame:
     """One frame: every layer in order, each on the result of the one before, within the bounds of them all."""
     height, width = source.hw
     laid = []
     for plan in plans:
-        cutout = make_cutout(plan, source.frame_index, (0, 0, width, height))
+        if isinstance(plan, RemovalPlan):
+            cutout = make_removal(plan, source)
+        else:
+            cutout = make_cutout(plan, source.frame_index, (0, 0, width, height))
         if cutout is not None:
-            laid.append((cutout.roi, blend.round_layer(_held_out(plan.layer, source.frame_index, cutout))))
+            if plan.layer.holdouts:
+                cutout = hold_out(plan.layer.holdouts, source.frame_index, cutout, source.to_rgb(*cutout.roi))
+            laid.append((cutout.roi, blend.round_layer(cutout)))
     x0, y0, x1, y1 = _union([roi for roi, _ in laid])
     patch = source.to_rgb(x0, y0, x1, y1)
     layer = np.zeros((y1 - y0, x1 - x0, 4), np.uint8)
@@ -141,6 +186,19 @@ def composite_frame(plans: tuple[LayerPlan, ...], source: DecodedFrame) -> Frame
         blend.lay_over(rounded, patch[window])
         layer[window] = blend.stack_layers(rounded, layer[window]) if number else rounded
     return Frame(source.frame_index, patch, layer, layer[..., 3] > 0, source, x0, y0)
+
+
+def make_removal(plan: RemovalPlan, source: DecodedFrame) -> blend.Cutout | None:
+    """The background that covers what is removed at a frame, before hold-outs; None when there is nothing of it."""
+    if plan.opacity == 0:
+        return None
+    found = plan.plates.patch(source)
+    if found is None:
+        return None
+    rgb = found.rgb
+    if plan.grain is not None:
+        rgb = rgb + (plan.grain.add(rgb, source.frame_index) - rgb) * found.freshness[..., None]
+    return blend.Cutout(found.roi, rgb, found.alpha * np.float32(plan.opacity))
 
 
 def _union(rois: list[Roi]) -> Roi:
@@ -205,17 +263,6 @@ def _shadow_geometry(motion: LayerMotion, frame_index: int) -> shadow.ShadowGeom
 def _typical_size_px(motion: LayerMotion) -> float:
     frames = np.unique(np.linspace(0, motion.num_frames - 1, 33).astype(int))
     return float(np.median([_shadow_geometry(motion, int(frame)).size for frame in frames]))
-
-
-def _held_out(layer: Layer, frame_index: int, cutout: blend.Cutout) -> blend.Cutout:
-    """The cut-out without what stays in front of it."""
-    if not layer.holdouts:
-        return cutout
-    x0, y0, x1, y1 = cutout.roi
-    alpha = cutout.alpha
-    for track in layer.holdouts:
-        alpha = alpha * (1 - masks.mask_alpha(track, frame_index)[y0:y1, x0:x1])
-    return blend.Cutout(cutout.roi, cutout.rgb, alpha)
 
 
 def _one_thread_each() -> None:

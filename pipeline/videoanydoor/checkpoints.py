@@ -27,6 +27,7 @@ from .controlnet import ControlNet
 from .id_extractor import BACKBONE_KEYS, IdExtractor
 from .identity_attention import IdentityAttention
 from .pipeline import MODELS, VideoAnydoorPipeline
+from .pixel_codec import PixelCodec, latent_stride
 from .pixel_warper import PixelWarper
 from .scales import ENCODER_WIDTHS, SCALES, SCHEDULE, TEXT_FILES, PublishedScale, RandomScale, Source
 from .unet import VideoUNet
@@ -99,11 +100,12 @@ def load_motion_adapter(folder: Path, dtype: torch.dtype) -> MotionAdapter:
 def assemble(
     unet2d: UNet2DConditionModel,
     adapter: MotionAdapter,
-    vae: AutoencoderKL,
+    vae: AutoencoderKL | PixelCodec,
     id_extractor: IdExtractor,
     size: int,
     content: str,
     text: torch.Tensor | None = None,
+    schedule: dict[str, Any] | None = None,
 ) -> VideoAnydoorPipeline:
     """Inflate, copy and connect; with the empty prompt's tokens ``text`` [1, T, D] the identity stands beside it.
 
@@ -113,7 +115,7 @@ def assemble(
     heads = adapter.config.motion_num_attention_heads
     warper = PixelWarper(
         channels=channels,
-        encoder_widths=ENCODER_WIDTHS[: len(vae.config.block_out_channels)],
+        encoder_widths=ENCODER_WIDTHS[: latent_stride(vae.config).bit_length()],
         num_attention_heads=heads if isinstance(heads, int) else heads[0],
         max_num_frames=adapter.config.motion_max_seq_length,
         norm_num_groups=unet2d.config.norm_num_groups,
@@ -131,7 +133,7 @@ def assemble(
         controlnet=ControlNet.from_unet2d(unet2d, channels),
         pixel_warper=warper.to(unet2d.dtype).eval(),
         id_extractor=id_extractor.to(unet2d.dtype).eval(),
-        scheduler=DDIMScheduler(**SCHEDULE),
+        scheduler=DDIMScheduler(**(schedule or SCHEDULE)),
         size=size,
         identity_attention=None if text is None else IdentityAttention.from_unet(unet, text),
     )
@@ -180,13 +182,13 @@ def build_random(scale: RandomScale, content: str, seed: int) -> VideoAnydoorPip
         torch.manual_seed(seed)
         unet2d = UNet2DConditionModel(**scale.unet2d)
         adapter = MotionAdapter(**scale.motion_adapter)
-        vae = AutoencoderKL(**scale.vae)
+        codec = PixelCodec(**scale.codec)
         config = Dinov2Config(**scale.backbone)
         backbone = {key: getattr(config, key) for key in BACKBONE_KEYS}
         extractor = IdExtractor(
             backbone, scale.unet2d["cross_attention_dim"], None, scale.reference_size, scale.backbone["num_hidden_layers"]
         )
-        return assemble(unet2d, adapter, vae.eval(), extractor, scale.size, content)
+        return assemble(unet2d, adapter, codec.eval(), extractor, scale.size, content, schedule=scale.schedule)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from typing import Any
 
 from . import check_installed
 
-SCALES = ("sd15", "sdxl", "nano")
+SCALES = ("sd15", "sdxl", "nano", "pico")
 
 
-def add_commands(subparsers: Any) -> None:
-    """Add ``videoanydoor`` with its own commands to the command line's subparsers; each sets ``command`` to what runs it."""
+def add_commands(subparsers: Any) -> Any:
+    """Add ``videoanydoor`` with its own commands to the command line's subparsers; each sets ``command`` to what runs it. Returns
+    its own subparsers, for those who add to them."""
     room = subparsers.add_parser("videoanydoor", help="make VideoAnydoor checkpoints", description="VideoAnydoor checkpoints.")
     commands = room.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -23,7 +24,9 @@ def add_commands(subparsers: Any) -> None:
         description="Assemble a starting checkpoint: it paints videos in as its parts do, and is the point from which to train.",
     )
     init.set_defaults(command=_init)
-    init.add_argument("--scale", choices=SCALES, required=True, help="sd15 and sdxl from published weights, nano from random ones")
+    init.add_argument(
+        "--scale", choices=SCALES, required=True, help="sd15 and sdxl from published weights, nano and pico from random ones"
+    )
     init.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the checkpoint's folder; must not exist")
     where = "a local folder, or REPOSITORY@COMMIT"
     init.add_argument("--inpainting", metavar="SOURCE", help=f"the 2D in-painting model (unet/, vae/): {where}")
@@ -33,7 +36,7 @@ def add_commands(subparsers: Any) -> None:
         "--content",
         choices=("reference", "warped"),
         help="what the content encoder sees: the reference with its key-points (the paper's; default of sd15 and sdxl), or the "
-        "reference warped to every frame (default of nano)",
+        "reference warped to every frame (default of nano and pico)",
     )
     init.add_argument(
         "--identity",
@@ -45,6 +48,7 @@ def add_commands(subparsers: Any) -> None:
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the saved weights"
     )
     init.add_argument("--seed", type=int, default=0, help="for the parts that start random")
+    return commands
 
 
 def _init(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import torch
 from .. import masks
 from ..composite.warp import ReferencePyramid
 from ..errors import UserError
-from ..motion import LayerMotion
+from ..motion import LayerMotion, carry_points
 from ..types import Array, BoxSequence, Clip, Layer, MaskTrack, TrajectorySet, lock_array
 from .drawing import (
     NUM_COLORS,
@@ -70,10 +70,18 @@ class LayerConditioning:
         return fill_masks(self.boxes, self.window.size)
 
 
-def build_conditioning(layer: Layer, clip: Clip, frame_range: tuple[int, int], grid: Grid) -> LayerConditioning | None:
+def build_conditioning(
+    layer: Layer,
+    clip: Clip,
+    frame_range: tuple[int, int],
+    grid: Grid,
+    expansion: float = BOX_EXPANSION,
+    palette: Array | None = None,
+) -> LayerConditioning | None:
     """The conditioning of a layer over ``frame_range``; None when there is nothing to do in it (the object is absent or outside).
 
-    Raises ``UserError`` when a ``replace`` or ``remove`` layer has no target.
+    Training varies what sampling holds fixed: the ``expansion`` of the boxes, and which colour of ``palette`` u8[16,3] stands for
+    which point. Raises ``UserError`` when a ``replace`` or ``remove`` layer has no target.
     """
     start, stop = frame_range
     motion = _layer_motion(layer, clip)
@@ -81,13 +89,14 @@ def build_conditioning(layer: Layer, clip: Clip, frame_range: tuple[int, int], g
     if not is_present.any():
         return None
     loose = np.zeros_like(boxes)
-    loose[is_present] = loosen_boxes(boxes[is_present], BOX_EXPANSION)
+    loose[is_present] = loosen_boxes(boxes[is_present], expansion)
     window = build_crop_window(loose, is_present, clip.hw, grid.size)
     snapped = snap_boxes(loose, window, clip.hw, grid.stride)
     snapped[~is_present] = 0
     if not snapped.any():
         return None
     frames = range(start, stop)
+    colors = make_palette() if palette is None else palette
     exists = np.array([motion is not None and motion.exists(frame) for frame in frames])
     return LayerConditioning(
         window=window,
@@ -95,8 +104,8 @@ def build_conditioning(layer: Layer, clip: Clip, frame_range: tuple[int, int], g
         references=_references(layer, grid),
         content=_warped_content(layer, motion, exists, window, frames)
         if grid.is_warped
-        else _key_point_image(layer, frame_range, grid),
-        motion=_trajectory_maps(layer, exists, window, frame_range),
+        else _key_point_image(layer, frame_range, grid, colors),
+        motion=_trajectory_maps(layer, exists, window, frame_range, colors),
     )
 
 
@@ -114,7 +123,7 @@ def _layer_motion(layer: Layer, clip: Clip) -> LayerMotion | None:
         boxes = _boxes_of_track(layer.target, clip)
     if boxes is None and (layer.trajectories is None or len(layer.trajectories) < 2):
         raise UserError(f"layer {layer.name!r}: nothing says where the object is; draw a box or mark a target.")
-    return LayerMotion(layer.references[0], boxes, layer.trajectories, layer.fit, layer.anchor, layer.deform)
+    return LayerMotion(layer.references[0], boxes, layer.trajectories, layer.fit, layer.anchor, layer.deform, layer.surface)
 
 
 def _track_bounds(track: MaskTrack) -> tuple[Array, Array]:
@@ -170,24 +179,24 @@ def choose_points(trajectories: TrajectorySet, frame_range: tuple[int, int]) -> 
     return np.sort(np.argsort(-lengths, kind="stable")[:NUM_COLORS])
 
 
-def _trajectory_maps(layer: Layer, exists: Array, window: CropWindow, frame_range: tuple[int, int]) -> Array:
+def _trajectory_maps(layer: Layer, exists: Array, window: CropWindow, frame_range: tuple[int, int], colors: Array) -> Array:
     if layer.trajectories is None:
         return np.zeros((len(exists), window.size, window.size, 3), np.uint8)
     chosen = choose_points(layer.trajectories, frame_range)
-    points = layer.trajectories.points_px[chosen, slice(*frame_range)].astype(np.float64)  # [K, F, 2]
+    points = carry_points(layer.surface, layer.trajectories.points_px[chosen])[:, slice(*frame_range)]  # [K, F, 2]
     points = (points - window.offsets_px[None]) * window.scale
     is_visible = layer.trajectories.is_visible[chosen, slice(*frame_range)] & exists
-    return draw_trajectory_maps(points, is_visible, make_palette()[: len(chosen)], window.size)
+    return draw_trajectory_maps(points, is_visible, colors[: len(chosen)], window.size)
 
 
-def _key_point_image(layer: Layer, frame_range: tuple[int, int], grid: Grid) -> Array:
+def _key_point_image(layer: Layer, frame_range: tuple[int, int], grid: Grid, colors: Array) -> Array:
     if not layer.references:
         return np.full((1, grid.size, grid.size, 3), 255, np.uint8)
     canvas, matrix = center_reference(layer.references[0], grid.size)
     if layer.trajectories is None:
         return canvas[None]
     chosen = choose_points(layer.trajectories, frame_range)
-    return draw_key_points(canvas, matrix, layer.trajectories.anchors_px[chosen], make_palette()[: len(chosen)])[None]
+    return draw_key_points(canvas, matrix, layer.trajectories.anchors_px[chosen], colors[: len(chosen)])[None]
 
 
 def _warped_content(layer: Layer, motion: LayerMotion | None, exists: Array, window: CropWindow, frames: range) -> Array:

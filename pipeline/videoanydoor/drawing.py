@@ -94,6 +94,8 @@ def draw_key_points(canvas: Array, matrix: Array, anchors_px: Array, colors: Arr
 
 def move_warp(warp: Warp, matrix: Array) -> Warp:
     """``warp`` followed by a map f64[3,3] that scales uniformly and shifts; rigid deformations commute with it."""
+    if warp.surface is not None:
+        return warp.then(matrix)
     parts = []
     for weight, pose in warp.parts:
         handles, targets = (

@@ -275,7 +275,7 @@ class VideoAnydoorEngine:
         """The checkpoint's pipeline, placed as planned and compiled if asked for. Raises ``UserError``."""
         pipe = VideoAnydoorPipeline.from_pretrained(checkpoint, self._runtime.torch_dtype())
         device = self._runtime.torch_device()
-        if self._runtime.precision == "float16" and pipe.vae.config.force_upcast:
+        if self._runtime.precision == "float16" and pipe.vae.config.get("force_upcast"):
             pipe.vae.to(torch.float32)  # its activations overflow half precision
         if device.type == "cuda":
             pipe.unet.to(memory_format=torch.channels_last)

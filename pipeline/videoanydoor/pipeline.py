@@ -25,6 +25,7 @@ from .denoiser import added_embeddings, frame_context, predict_noise, stack_inpu
 from .feature_cache import DeepFeatureCache
 from .id_extractor import Identity, IdExtractor
 from .identity_attention import IdentityAttention
+from .pixel_codec import PixelCodec, latent_stride
 from .pixel_warper import PixelWarper
 from .sampling import (
     SCHEDULERS,
@@ -47,6 +48,8 @@ MODELS: dict[str, Any] = {
     "id_extractor": IdExtractor,
 }
 """The networks of a checkpoint, by folder."""
+CODECS: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "PixelCodec": PixelCodec}
+"""What may stand in the folder ``vae``, by class name."""
 BESIDE_TEXT = "identity_attention"
 """The network that only some checkpoints have."""
 
@@ -80,7 +83,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | PixelCodec,
         unet: VideoUNet,
         controlnet: ControlNet,
         pixel_warper: PixelWarper,
@@ -119,6 +122,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         try:
             index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
             named, size = index["scheduler"][1], int(index["size"])
+            codec = CODECS[index["vae"][1]]
             has_beside_text = (index.get(BESIDE_TEXT) or [None])[0] is not None
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise UserError(
@@ -126,7 +130,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
             ) from error
         if named not in SCHEDULERS:
             raise UserError(f"The checkpoint {folder.name!r} names the scheduler {named!r}; use one of {', '.join(SCHEDULERS)}.")
-        classes = MODELS | ({BESIDE_TEXT: IdentityAttention} if has_beside_text else {})
+        classes = MODELS | {"vae": codec} | ({BESIDE_TEXT: IdentityAttention} if has_beside_text else {})
         models = {name: load_strictly(model, folder / name, torch_dtype) for name, model in classes.items()}
         try:
             scheduler = SCHEDULERS[named].from_pretrained(str(folder / "scheduler"), local_files_only=True)
@@ -156,7 +160,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
     @property
     def stride(self) -> int:
         """Pixels per latent."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return latent_stride(self.vae.config)
 
     @property
     def size_multiple(self) -> int:
@@ -228,7 +232,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
             part = slice(start, start + self.vae_chunk)
             video = to_tensor(frames[part]) * (1 - to_mask(masks[part]))
             encoded = self.vae.encode(self._to_model(video[0].transpose(0, 1), self.vae)).latent_dist.mode()
-            latents.append((encoded.float() - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor)
+            latents.append((encoded.float() - (self.vae.config.get("shift_factor") or 0)) * self.vae.config.scaling_factor)
         return torch.cat(latents).transpose(0, 1)[None]
 
     @torch.no_grad()
@@ -365,7 +369,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         """Frames u8[F,N,N,3], a few at a time."""
         pictures = []
         for chunk in latents[0].transpose(0, 1).split(self.vae_chunk):
-            unscaled = chunk / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+            unscaled = chunk / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0)
             decoded = self.vae.decode(self._to_model(unscaled, self.vae), return_dict=False)[0]
             pictures.append(to_frames(decoded.transpose(0, 1)[None]))
         return np.concatenate(pictures)

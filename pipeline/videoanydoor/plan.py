@@ -14,6 +14,7 @@ import torch
 from ..errors import UserError
 from ..runtime import Runtime
 from .conditioning import Grid
+from .pixel_codec import latent_stride
 
 NETWORKS = ("vae", "unet", "controlnet", "pixel_warper", "id_extractor")
 OPTIONAL_NETWORK = "identity_attention"
@@ -86,7 +87,7 @@ def read_facts(folder: Path) -> ModelFacts:
         configs = {name: json.loads((folder / name / "config.json").read_text(encoding="utf-8")) for name in NETWORKS}
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         vae, unet, warper = configs["vae"], configs["unet"], configs["pixel_warper"]
-        stride = 2 ** (len(vae["block_out_channels"]) - 1)
+        stride = latent_stride(vae)
         return ModelFacts(
             size=int(index["size"]),
             size_multiple=stride * 2 ** (len(unet["block_out_channels"]) - 1),
@@ -95,7 +96,7 @@ def read_facts(folder: Path) -> ModelFacts:
             is_warped=warper["content"] == "warped",
             max_window=min(int(unet["motion_max_seq_length"]), int(warper["max_num_frames"])),
             unet_width=int(unet["block_out_channels"][0]),
-            vae_width=int(vae["block_out_channels"][0]),
+            vae_width=int(vae["block_out_channels"][0]) if "block_out_channels" in vae else 1,
             num_weights={
                 name: sum(count_weights(path) for path in (folder / name).glob("*.safetensors"))
                 for name in (*NETWORKS, OPTIONAL_NETWORK)

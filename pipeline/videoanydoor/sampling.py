@@ -113,6 +113,9 @@ def inversion_steps(
         if scheduler.config.prediction_type == "v_prediction":
             clean = here.sqrt() * latents - (1 - here).sqrt() * prediction
             noise = here.sqrt() * prediction + (1 - here).sqrt() * latents
+        elif scheduler.config.prediction_type == "sample":
+            level = here if here < 0.999 else there  # in clean latents there is no noise to read off
+            clean, noise = prediction, (latents - level.sqrt() * prediction) / (1 - level).sqrt()
         else:
             clean, noise = (latents - (1 - here).sqrt() * prediction) / here.sqrt(), prediction
         return there.sqrt() * clean + (1 - there).sqrt() * noise

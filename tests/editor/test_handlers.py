@@ -490,12 +490,12 @@ def test_pictures_are_cut_out_one_at_a_time(workbench, uploads, monkeypatch, tmp
 
     inside, most, real = [], [], images.read_image
 
-    def slow_read(path):
+    def slow_read(path, *limits):
         inside.append(path)
         most.append(len(inside))
         time.sleep(0.05)
         inside.pop()
-        return real(path)
+        return real(path, *limits)
 
     monkeypatch.setattr(images, "read_image", slow_read)
     paths = [tmp_path / f"disc{number}.png" for number in range(3)]

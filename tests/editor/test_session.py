@@ -186,3 +186,14 @@ def test_texts_refuse_what_json_cannot_say():
     with pytest.raises(ValueError):
         steps.encode_document({"version": float("nan")})
     assert json.loads(EditSession().text)["version"] == 1
+
+
+def test_layers_that_replace_or_remove_want_a_target_before_anything_else():
+    document = {"version": 1, "clip": {"path": "a.mp4"}, "layers": [{"name": "cup", "kind": "replace"}]}
+    assert steps.find_gaps(document).first == "Click the thing to replace."
+    document["layers"][0]["target"] = {"prompts": {"3": {"clicks": [[0.5, 0.5, 1]]}}}
+    assert steps.find_gaps(document).first == "Add a picture of the thing to insert."
+    document["layers"].append({"name": "post", "kind": "remove"})
+    assert steps.find_gaps(document).target == "post: click the thing to remove."
+    document["layers"] = [{"name": "post", "kind": "remove", "target": {"path": "mask.png"}}]
+    assert steps.find_gaps(document).first is None

@@ -209,7 +209,7 @@ def test_a_reference_that_is_huge_or_empty_or_none(folder, capsys):
             [(*LAYER, "trajectories", ...), (*LAYER, "boxes", {"0": {"box": [1.5, 0, 1.8, 1]}})],
             "layers[0].boxes: the object touches the picture in no frame",
         ),
-        ([(*LAYER, "kind", "replace")], "layers[0].kind: replace is not available yet"),
+        ([(*LAYER, "kind", "replace")], "layers[0].target: nothing says what to replace"),
         ([(*LAYER, "target", {"prompts": {"0": {"clicks": [[0.5, 0.5, 1]]}}})], "layers[0].target: "),
         ([("engine", {"name": "vace"})], "engine.name: vace is not available yet"),
     ],

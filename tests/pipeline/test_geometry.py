@@ -89,3 +89,16 @@ def test_grid_mesh_covers_its_box_with_clockwise_triangles():
 def test_points_on_the_horizon_stay_finite():
     matrix = np.array([[1.0, 0, 0], [0, 1, 0], [0.01, 0, 0]])
     assert np.isfinite(geometry.apply_map(matrix, np.array([[0.0, 5.0]]))).all()
+
+
+def test_a_box_is_carried_by_a_map_and_back():
+    turned = geometry.similarity_map(1.5 * np.exp(0.3j), 20 - 7j)
+    box, rotation_deg = geometry.carry_box(turned, np.array([10.0, 20, 50, 40]), 12)
+    np.testing.assert_allclose(box[2:] - box[:2], [60, 30])
+    np.testing.assert_allclose((box[:2] + box[2:]) / 2, geometry.apply_map(turned, np.array([30.0, 30.0])))
+    assert rotation_deg == pytest.approx(12 + np.rad2deg(0.3))
+    leaning = np.array([[1, 0, 0], [0, 1, 0], [1e-3, -5e-4, 1]]) @ turned
+    carried = geometry.carry_box(leaning, np.array([10.0, 20, 50, 40]), 12)
+    back, back_deg = geometry.carry_box_back(leaning, *carried)
+    np.testing.assert_allclose(back, [10, 20, 50, 40], atol=1e-9)
+    assert back_deg == pytest.approx(12)

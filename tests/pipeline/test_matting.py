@@ -367,3 +367,62 @@ def test_matting_works_where_numba_cannot_cache(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(builtins, "__import__", guarded)
     assert matting._pymatting().__name__ == "pymatting"
     assert len(attempts) == 2 and Path(attempts[1]).is_dir()
+
+
+# Corrections by hand
+
+
+def test_a_correction_changes_the_cut_out_around_it_and_leaves_the_rest_bit_for_bit() -> None:
+    alpha = disk()
+    rgb = photo(alpha, BACKDROPS["gray"])
+    before = cut_out(rgb)
+    wanted = before.alpha >= 0.5
+    wanted[:, :45] = False
+    after = cut_out(rgb, mask=wanted, is_correction=True)
+    np.testing.assert_array_equal(after.alpha[:, 75:], before.alpha[:, 75:])
+    assert after.alpha[:, :38].max() == 0 and before.alpha[:, :38].max() == 1
+    assert after.note == matting.NOTE_HAND
+
+
+def test_a_correction_that_says_nothing_new_is_the_automatic_cut_out() -> None:
+    rgb = photo(disk(), BACKDROPS["blue"])
+    before = cut_out(rgb)
+    after = cut_out(rgb, mask=before.alpha >= 0.5, is_correction=True)
+    np.testing.assert_array_equal(after.alpha, before.alpha)
+    np.testing.assert_array_equal(after.image, before.image)
+
+
+def test_the_whole_picture_can_be_the_object() -> None:
+    rgb = noise_picture()
+    with pytest.raises(matting.NothingFound):
+        cut_out(rgb)
+    whole = cut_out(rgb, mask=np.ones(rgb.shape[:2], bool), is_correction=True)
+    assert whole.note == matting.NOTE_WHOLE and (whole.alpha == 1).all()
+    np.testing.assert_array_equal(whole.image, rgb)
+
+
+def test_a_picture_with_transparency_can_be_corrected_both_ways() -> None:
+    alpha = disk()
+    rgb = photo(alpha, BACKDROPS["green"])
+    wanted = alpha >= 0.5
+    wanted[:40], wanted[100:110, 50:60] = False, True
+    after = cut_out(rgb, alpha, mask=wanted, is_correction=True)
+    assert after.alpha[:36].max() == 0 and after.alpha[103:107, 53:57].min() > 0.9
+    np.testing.assert_array_equal(after.alpha[50:90], alpha[50:90])
+
+
+def test_clicks_find_what_nothing_else_finds_and_are_kept(tmp_path: Path) -> None:
+    from pipeline.types import Click
+
+    rgb = photo(disk(), clouds() / 255 * (0.3, 1, 1))
+    cache = ArtifactCache(tmp_path)
+    found = cut_out(rgb, clicks=[Click(60, 64)], cache=cache)
+    assert ((found.alpha >= 0.5) & (disk() >= 0.5)).sum() / ((found.alpha >= 0.5) | (disk() >= 0.5)).sum() > 0.85
+    again = cut_out(rgb, clicks=[Click(60, 64)], cache=cache)
+    np.testing.assert_array_equal(again.alpha, found.alpha)
+    other = cut_out(rgb, clicks=[Click(60, 64), Click(60, 45, is_foreground=False)], cache=cache)
+    assert not np.array_equal(other.alpha, found.alpha)
+    with pytest.raises(UserError, match="click on the object itself"):
+        cut_out(noise_picture(), clicks=[Click(5, 5, is_foreground=False)])
+    with pytest.raises(ValueError, match="either a mask or clicks"):
+        cut_out(rgb, mask=disk() > 0.5, clicks=[Click(5, 5)])

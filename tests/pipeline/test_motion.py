@@ -6,7 +6,7 @@ import pytest
 from pipeline import geometry, motion
 from pipeline.errors import UserError
 from pipeline.motion import BoxKey, LayerMotion, TrajectoryKeys
-from pipeline.types import Reference
+from pipeline.types import Layer, Reference, SurfaceMotion
 
 CLIP_HW = (200, 400)
 NUM_FRAMES = 60
@@ -231,3 +231,77 @@ def test_points_that_meet_shrink_the_object_to_a_dot_and_stay_invertible():
 def test_equal_input_gives_equal_output():
     one, two = (LayerMotion(make_reference(), still_box(), trajectories(*PATHS[:3])) for _ in range(2))
     np.testing.assert_array_equal(one.mesh(33), two.mesh(33))
+
+
+# -- a followed surface -----------------------------------------------------------------------------------------------------------
+
+
+def make_surface(kind="homography", lost=()):
+    """A surface that drifts, turns, grows and (``homography``) leans, known everywhere but at the frames ``lost``."""
+    matrices = np.tile(np.eye(3), (NUM_FRAMES, 1, 1))
+    for frame in range(1, NUM_FRAMES):
+        turned = geometry.similarity_map((1 + 0.004 * frame) * np.exp(0.01j * frame), complex(2 * frame, -frame))
+        lean = np.array([[1, 0, 0], [0, 1, 0], [4e-6 * frame, 2e-6 * frame, 1]]) if kind == "homography" else np.eye(3)
+        matrices[frame] = lean @ turned
+    return SurfaceMotion(matrices, ~np.isin(np.arange(NUM_FRAMES), list(lost)))
+
+
+def still_surface():
+    return SurfaceMotion(np.tile(np.eye(3), (NUM_FRAMES, 1, 1)), np.ones(NUM_FRAMES, np.bool_))
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+@pytest.mark.parametrize("kind", ["similarity", "homography"])
+def test_convention_a_surface_comes_after_the_warp(kind, count):
+    paths = trajectories(*PATHS[:count]) if count else None
+    plain, followed = (LayerMotion(make_reference(), still_box(), paths, surface=surface) for surface in (None, make_surface(kind)))
+    points = np.random.default_rng(0).uniform([10, 10], [90, 70], (20, 2))
+    for frame in (0, 17, 59):
+        matrix = make_surface(kind).matrices[frame]
+        warp = followed.warp(frame)
+        expected = geometry.apply_map(matrix, plain.warp(frame).forward(points))
+        np.testing.assert_allclose(warp.forward(points), expected, atol=1e-9)
+        np.testing.assert_allclose(warp.inverse(expected), points, atol=0.02)
+        assert (warp.matrix is None) == (plain.warp(frame).matrix is None)
+        if paths is not None and frame < 20:
+            goal = motion.carry_points(make_surface(kind), paths.points_px)[0, frame]
+            np.testing.assert_allclose(warp.forward(anchor(paths.names[0])), goal, atol=0.02)
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_a_surface_that_stands_still_changes_no_bit(count):
+    paths = trajectories(*PATHS[:count]) if count else None
+    plain, followed = (LayerMotion(make_reference(), still_box(), paths, surface=one) for one in (None, still_surface()))
+    for time in (0, 12, 12.3, 33.7):
+        np.testing.assert_array_equal(plain.warp(time).forward(plain.mesh_uv_px), followed.warp(time).forward(plain.mesh_uv_px))
+    np.testing.assert_array_equal(plain.effective_boxes_px, followed.effective_boxes_px)
+
+
+def test_between_frames_a_surface_moves_on_evenly_but_not_across_a_loss():
+    layer = LayerMotion(make_reference(), still_box(), None, surface=make_surface(lost=range(30, 40)))
+    point = np.array([50.0, 40.0])
+    before, middle, after = (layer.warp(time).forward(point) for time in (10, 10.5, 11))
+    np.testing.assert_allclose(middle, (before + after) / 2, atol=0.05)
+    np.testing.assert_allclose(layer.warp(10.999999).forward(point), after, atol=1e-3)
+    np.testing.assert_array_equal(layer.warp(29.4).forward(point), layer.warp(29).forward(point))
+    np.testing.assert_array_equal(layer.warp(29.6).forward(point), layer.warp(30).forward(point))
+
+
+def test_effective_boxes_and_folds_go_with_the_surface():
+    surface = make_surface()
+    layer = LayerMotion(make_reference(), still_box(), None, surface=surface)
+    corners = geometry.box_corners(still_box().boxes_px[40])
+    expected = geometry.bounds_of(geometry.apply_map(surface.matrices[40], corners))
+    np.testing.assert_allclose(layer.effective_boxes_px[40], expected, atol=1.0)
+    assert layer.folded_frames() == ()
+    carried = motion.carry_boxes(surface, still_box())
+    centre = geometry.apply_map(surface.matrices[40], corners.mean(axis=0))
+    np.testing.assert_allclose(carried.boxes_px[40].reshape(2, 2).mean(axis=0), centre, atol=1e-3)
+    assert carried.rotation_deg[40] == pytest.approx(np.rad2deg(0.4), abs=1)
+
+
+def test_a_layer_brings_its_surface(tmp_path):
+    layer = Layer("cup", "insert", (make_reference(),), boxes=still_box(), surface=make_surface())
+    np.testing.assert_array_equal(
+        motion.build_layer_motion(layer).mesh(20), LayerMotion(make_reference(), still_box(), None, surface=make_surface()).mesh(20)
+    )

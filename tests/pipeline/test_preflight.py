@@ -12,7 +12,7 @@ import pytest
 from pipeline import preflight as room
 from pipeline.errors import UserError
 from pipeline.media import probe_clip
-from pipeline.preflight import available_memory_bytes, plan_render
+from pipeline.preflight import available_memory_bytes, check_preview, plan_render
 from pipeline.types import InsertionRequest
 
 from ..tiny import make_clip
@@ -125,3 +125,11 @@ def test_the_older_kind_of_container_is_read_too(tmp_path):
     (folder / "memory.usage_in_bytes").write_text("1500000")
     (folder / "memory.stat").write_text("total_inactive_file 100000\n")
     assert room._container_available(tmp_path) == 600_000
+
+
+def test_a_preview_is_refused_only_when_not_even_one_frame_fits(large, monkeypatch):
+    with_memory(monkeypatch, 1000)
+    check_preview(large)
+    with_memory(monkeypatch, 100)
+    with pytest.raises(UserError, match="preview needs about 498 MB of memory and 100 MB are free"):
+        check_preview(large)

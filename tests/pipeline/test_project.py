@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -17,7 +18,7 @@ from pipeline import project as rooms
 from pipeline.errors import UserError
 from pipeline.media import MediaLimits, probe_clip
 from pipeline.project import build_request, decode_project, missing_parts, parse_project, read_project, safe_join
-from pipeline.types import BlendSettings, SamplingConfig
+from pipeline.types import BlendSettings, Click, Follow, Prompt, SamplingConfig, SegmenterChoice
 
 from .sample_project import DOCUMENT, HW, NUM_FRAMES, changed, write_media, write_project
 
@@ -50,6 +51,7 @@ FULL = json.loads("""
 """The contract's own example: every key at once."""
 
 LAYER = ("layers", 0)
+REMOVE = {"kind": "remove", "target": {"path": "mask.png"}}
 EDIT = {"size": [2, 2], "counts": "4"}
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -429,14 +431,16 @@ def test_many_keys_are_read_in_reasonable_time():
         ([("engine", {"name": "vace"})], "engine.name"),
         ([("layers", [])], "layers"),
         ([(*LAYER, "hidden", True)], "layers"),
-        ([(*LAYER, "kind", "replace")], "layers[0].kind"),
+        ([(*LAYER, "kind", "replace")], "layers[0].target"),
         ([("engine", {"name": "videoanydoor"}), (*LAYER, "kind", "replace")], "layers[0].target"),
         ([("engine", {"name": "videoanydoor"}), (*LAYER, {"kind": "remove", "target": {"grow_px": 2}})], "layers[0].target"),
         ([("engine", {"name": "videoanydoor"}), (*LAYER, "target", {"path": "mask.png"})], "layers[0].target"),
-        ([(*LAYER, {"kind": "remove"})], "layers[0].kind"),
-        ([(*LAYER, "follow", {"kind": "translation"})], "layers[0].follow"),
+        ([(*LAYER, {"kind": "remove"})], "layers[0].target"),
+        ([(*LAYER, {**REMOVE, "follow": {"kind": "translation"}})], "layers[0].follow"),
+        ([(*LAYER, {**REMOVE, "boxes": DOCUMENT["layers"][0]["boxes"]})], "layers[0].boxes"),
         ([(*LAYER, "target", {"path": "mask.png"})], "layers[0].target"),
-        ([(*LAYER, "holdouts", [{"prompts": {"0": {"clicks": [[0, 0, 1]]}}}])], "layers[0].holdouts[0].prompts"),
+        ([(*LAYER, "holdouts", [{"prompts": {"0": {"clicks": [[0, 0, 0]]}}}])], 'layers[0].holdouts[0].prompts["0"]'),
+        ([(*LAYER, {**REMOVE, "target": {"prompts": {"3": {}}}})], 'layers[0].target.prompts["3"]'),
         ([(*LAYER, "holdouts", [{}])], "layers[0].holdouts[0].path"),
         ([(*LAYER, "references", [])], "layers[0].references"),
         ([(*LAYER, "references", 0, "mask", {"prompts": {"0": {}}})], "layers[0].references[0].mask.prompts"),
@@ -610,23 +614,22 @@ def test_a_references_mask_limits_its_alpha(folder):
             "layers[0].boxes: the object touches the picture in no frame",
         ),
         (
-            [
-                (*LAYER, "trajectories", ...),
-                ("range", [6, 12]),
-                (*LAYER, "boxes", "11", "box", [1.2, 0, 1.5, 1]),
-                (*LAYER, "boxes", "5", {"box": [1.2, 0, 1.5, 1]}),
-            ],
-            "layers[0].boxes: the object touches the picture in no frame",
+            [(*LAYER, {**REMOVE, "target": {"prompts": {"12": {"clicks": [[0.5, 0.5, 1]]}}}})],
+            'layers[0].target.prompts["12"]: the clip has 12 frames',
         ),
         (
-            [("range", [0, 3]), (*LAYER, "boxes", {"8": {"box": [0, 0, 1, 1], "enter": True}})],
-            "layers[0].boxes: the object exists in no frame",
+            [(*LAYER, {**REMOVE, "target": {"prompts": {"0": {"box": [0, 0, 1, 1]}}, "edits": {"12": EDIT}}})],
+            'layers[0].target.edits["12"]: the clip has 12 frames',
         ),
+        ([(*LAYER, "follow", {"kind": "homography", "key_frame": 12})], "layers[0].follow.key_frame: the clip has 12 frames"),
         (
             [(*LAYER, "references", 0, "mask", {"edits": {"1": EDIT}})],
             'layers[0].references[0].mask.edits["1"]: a picture has only',
         ),
-        ([(*LAYER, "references", 0, "mask", {"edits": {"0": EDIT}})], 'layers[0].references[0].mask.edits["0"]: size must be'),
+        (
+            [(*LAYER, "references", 0, "mask", {"edits": {"0": EDIT}})],
+            "layers[0].references[0].mask: What was painted on the picture does not fit",
+        ),
         ([(*LAYER, "holdouts", [{"edits": {"0": EDIT}}])], "layers[0].holdouts[0]: The mask edited at frame 0"),
     ],
 )
@@ -635,6 +638,45 @@ def test_what_only_the_files_can_tell_is_refused_with_its_path(folder, steps, sa
         built(folder, *steps)
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
     assert str(folder) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [
+            (*LAYER, "trajectories", ...),
+            ("range", [6, 12]),
+            (*LAYER, "boxes", "11", "box", [1.2, 0, 1.5, 1]),
+            (*LAYER, "boxes", "5", {"box": [1.2, 0, 1.5, 1]}),
+        ],
+        [("range", [0, 3]), (*LAYER, "boxes", {"8": {"box": [0, 0, 1, 1], "enter": True}})],
+    ],
+)
+def test_a_layer_that_is_elsewhere_in_the_clip_refuses_no_part_of_it(folder, steps):
+    request, warnings = built(folder, *steps)
+    assert len(request.layers) == 1
+    assert warnings == ["Layer 'ball' is in no frame of the range."]
+
+
+def test_prompts_and_surfaces_are_left_to_be_resolved(folder):
+    follow = {"kind": "similarity", "key_frame": 3, "points": [[0.5, 0.25]], "region": [0, 0, 0.5, 1]}
+    prompts = {"7": {"box": [0.25, 0.5, 0.5, 0.75]}, "2": {"clicks": [[0.5, 0.25, 1], [0, 0, 0]]}}
+    front = {"prompts": prompts, "grow_px": 2, "feather_px": 1.5}
+    request, _ = built(folder, (*LAYER, "follow", follow), (*LAYER, "holdouts", [front]))
+    pending = request.layers[0].pending
+    assert pending.target is None and request.layers[0].holdouts == () and request.has_prompts
+    assert pending.follow == Follow("similarity", 3, ((48.0, 16.0),), (0.0, 0.0, 48.0, 64.0))
+    marked = pending.holdouts[0]
+    assert list(marked.prompts) == [2, 7] and (marked.grow_px, marked.feather_px) == (2, 1.5)
+    assert marked.prompts[2] == Prompt((Click(48.0, 16.0), Click(0.0, 0.0, False)))
+    assert marked.prompts[7] == Prompt((), (24.0, 32.0, 48.0, 48.0))
+    removal = {"kind": "remove", "target": {"prompts": prompts}}
+    digests = set()
+    for name in ("auto", "fallback"):
+        request, _ = built(folder, (*LAYER, removal), ("segmenter", {"name": name}))
+        assert request.layers[0].target is None and request.layers[0].pending.target is not None
+        digests |= {request.digest(), dataclasses.replace(request, segmenter=SegmenterChoice(name, "weights 7")).digest()}
+    assert len(digests) == 4
 
 
 def test_a_box_that_only_grazes_the_picture_is_fine(folder):

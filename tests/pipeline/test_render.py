@@ -223,6 +223,13 @@ def test_one_frame_is_that_of_the_whole_render(folder, request_):
             preview_frame(request_, engine, outside)
 
 
+def test_a_preview_that_takes_too_long_is_stopped(request_):
+    engine = FakeEngine()
+    with pytest.raises(UserError, match="longer than 0 s and was stopped; insert a short range instead"):
+        preview_frame(request_, engine, 7, limit_s=0)
+    assert engine.is_closed
+
+
 def test_the_compositor_renders_the_project(folder, request_, tmp_path):
     from pipeline.composite.engine import CompositeEngine
 

@@ -3,10 +3,13 @@
 import { clock } from "./timescale.js";
 import { FrameCache, ThumbCache } from "./frames.js";
 import { icon } from "./icons.js";
-import { Link } from "./link.js";
+import { Link, postJson } from "./link.js";
 import { HELP, MARKUP } from "./markup.js";
+import { MaskKit } from "./mask_kit.js";
+import { cssColor, maskColor, maskOfLane, MaskStore, maskTitle } from "./masks.js";
 import { MeshStore, RUN } from "./meshes.js";
 import { Model } from "./model.js";
+import { firstImage } from "./cutout.js";
 import { Panel } from "./panel.js";
 import { nextKey } from "./paths.js";
 import { Player } from "./player.js";
@@ -40,7 +43,7 @@ const FRAME_BYTES = (navigator.deviceMemory ?? 8) < 4 ? 96 << 20 : 320 << 20;
 
 const HINTS = {
   select: "", box: "Drag to draw a box.", path: "Click where the point should be now.",
-  draw: "Draw the way of the point over the range.", hand: "Drag the view; a double click fits it.",
+  draw: "Draw the way of the point over the range.", mask: "", hand: "Drag the view; a double click fits it.",
 };
 
 class Canvas {
@@ -62,12 +65,24 @@ class Canvas {
     });
     this.meshes = new MeshStore((wishes) => this.link.ask({ meshes: wishes }));
     const actions = this.makeActions();
+    this.masks = new MaskStore(this.model, {
+      say: (sentence) => this.say(sentence),
+      changed: () => this.masksChanged(),
+      isShown: () => this.model.showsMasks,
+      send: (path, message) => postJson(`${base}${path}`, message),
+    });
     const find = (name) => element.querySelector(`.cv-${name}`);
-    this.stage = new Stage(find("stage"), this.model, { actions, meshes: this.meshes, pictures: this.pictures });
+    this.stage = new Stage(find("stage"), this.model, { actions, meshes: this.meshes, pictures: this.pictures, masks: this.masks });
     this.timeline = new Timeline(find("timeline"), this.model, actions);
-    this.panel = new Panel(find("side"), this.model, { actions, pictures: this.pictures });
+    this.panel = new Panel(find("side"), this.model, { actions, pictures: this.pictures, dialog: find("large"), offer: find("offer") });
+    this.timeline.flagsOf = (layer, name) => this.masks.flags(layer, name);
+    this.kit = new MaskKit({
+      strip: find("kit"), side: find("side"), model: this.model, masks: this.masks, actions,
+      fetchFile: (path, body, headers) => fetch(`${base}${path}`, { method: "POST", credentials: "same-origin", body, headers }),
+    });
     this.player = new Player(this.model, {
       isReady: (frame) => this.frames?.find(frame) != null && this.isMeshReady(frame),
+      want: (frame) => this.wantFrame(frame),
       onEnd: () => this.mark("all"),
     });
     find("help").innerHTML = HELP;
@@ -78,10 +93,12 @@ class Canvas {
   makeActions() {
     return {
       edit: (gestures, note) => this.edit(gestures, note),
+      ask: () => this.link.ask({}),
       preview: (gestures) => this.preview(gestures),
       pause: () => this.pause(),
       isPlaying: () => this.player.isPlaying,
       say: (sentence) => this.say(sentence),
+      sendImage: (file, role, reference) => this.sendImage(file, role, reference),
       scrub: (frame) => this.model.goTo(frame),
       repaint: () => this.mark("timeline"),
       addKey: () => this.addKey(),
@@ -97,6 +114,7 @@ class Canvas {
     if (token !== this.link.token) {
       this.stage.abandon();
       this.pause();
+      this.masks.reset(token);
     }
     this.link.open(token);
   }
@@ -127,11 +145,15 @@ class Canvas {
     this.model.canRedo = Boolean(answer.can_redo);
     const isEdit = Boolean(message.gestures);
     const isNew = answer.revision !== null && answer.revision !== message.seen;
+    if (isEdit && !answer.fault) this.element.querySelector(".cv-toast").hidden = true;
     if (isNew) this.takeScene(answer.scene, note);
     for (const mesh of answer.meshes ?? []) this.meshes.keep(mesh);
+    if (note?.reference) this.panel.reference.answered(Boolean(answer.fault));
     if (isEdit && !this.link.pending && !this.stage.drag) this.stage.abandon();
-    if (answer.fault && (isEdit || answer.revision === null)) this.say(answer.fault);
+    if (answer.fault) this.stage.prompts.glow = null;
+    if (answer.fault && (isEdit || answer.revision === null)) this.say(answer.fault, 30_000);
     if (isEdit && answer.revision) this.announce({ revision: answer.revision });
+    this.panel.follow.answered(answer.is_following);
     this.wantMeshes();
     this.mark("all");
     return undefined;
@@ -152,6 +174,7 @@ class Canvas {
   takeScene(scene, note) {
     const { model } = this;
     const faults = model.layers.map((layer) => layer.fault);
+    const kindBefore = model.layer && [model.layerIndex, model.layers.length, model.layer.kind];
     const clipKey = model.clip?.key;
     const hadSize = model.clip && `${model.clip.width}x${model.clip.height}`;
     model.takeScene(scene);
@@ -163,7 +186,7 @@ class Canvas {
     model.layers.forEach((layer, index) => {
       if (layer.motion) this.meshes.expect(index, layer.motion.digest);
       else this.meshes.forget(index);
-      if (layer.reference) this.loadPicture(layer.reference.key);
+      for (const key of keysOf(layer)) this.loadPicture(key);
     });
     this.meshes.drop(model.layers.length);
     this.dropPictures();
@@ -173,9 +196,27 @@ class Canvas {
     else if (note?.key !== undefined) model.select({ key: note.key });
     if (note?.newPoint && model.layer?.reference) model.select({ lane: "boxes", point: Object.keys(model.layer.reference.points).pop() });
     if (note?.layer !== undefined) model.select({ layer: Math.min(note.layer, model.layers.length - 1), lane: "boxes" });
+    this.followKind(kindBefore);
+    this.masks.sceneChanged();
     this.element.style.setProperty("--cv-aspect", String(model.size.width / model.size.height));
     this.layOut();
     if (model.clip && `${model.clip.width}x${model.clip.height}` !== hadSize) this.stage.fit();
+  }
+
+  /** A layer that has just become one that replaces or removes wants its target next; one that removes has nothing else. */
+  followKind(before) {
+    const { model } = this;
+    const isSame = before && before[0] === model.layerIndex && before[1] === model.layers.length;
+    const hasChanged = isSame && before[2] !== model.layer?.kind;
+    if (hasChanged && model.layer.kind !== "insert") {
+      model.select({ lane: "mask:target" });
+      model.set({ tool: "mask", pick: "add" });
+    } else if (hasChanged && model.options.tool === "mask") model.set({ tool: "select" });
+  }
+
+  masksChanged() {
+    this.stage.prompts.glow = null;
+    this.mark("all");
   }
 
   troubled(sentence) {
@@ -184,6 +225,37 @@ class Canvas {
     this.say(sentence);
     this.lookAgain(3000);
     this.mark("all");
+  }
+
+  /** Bring an image: a layer's picture ("replace" or "add") or a picture's "mask". */
+  async sendImage(file, role, reference) {
+    const headers = {
+      "X-Visitor": this.link.token ?? "", "X-Layer": this.model.layerIndex, "X-Reference": reference, "X-Role": role,
+      "X-Name": encodeURIComponent(file.name || "pasted.png").slice(0, 600), "Content-Type": "application/octet-stream",
+    };
+    this.say("Taking the picture in…");
+    try {
+      const answer = await fetch(`${this.base}picture`, { method: "POST", credentials: "same-origin", headers, body: file });
+      const { fault } = await answer.json();
+      if (fault) return void this.say(fault);
+    } catch {
+      return void this.say("The picture could not be sent; check the connection and try again.");
+    }
+    this.element.querySelector(".cv-toast").hidden = true;
+    this.link.open(this.link.token);
+    this.announce({ picture: role });
+    return undefined;
+  }
+
+  /** An image goes to the chosen layer; anything else is the key that was copied here. */
+  pasted(event) {
+    if (!this.element.isConnected || this.element.offsetParent === null) return;
+    if (event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, [contenteditable]")) return;
+    const file = firstImage(event.clipboardData?.files);
+    if (file && this.link.token) {
+      event.preventDefault();
+      this.sendImage(file, "replace", this.panel.reference.index);
+    } else if (this.model.clip && !document.querySelector("dialog[open]")) this.act("pasteKey");
   }
 
   /** Ask for the scene anew, after a while: a server that was restarted knows the work, but no longer the addresses. */
@@ -235,7 +307,7 @@ class Canvas {
   }
 
   dropPictures() {
-    const used = new Set(this.model.layers.map((layer) => layer.reference?.key));
+    const used = new Set(this.model.layers.flatMap(keysOf));
     for (const [key, bitmap] of this.pictures) {
       if (used.has(key) || !bitmap) continue;
       this.stage.painter.forget(bitmap);
@@ -244,10 +316,16 @@ class Canvas {
     }
   }
 
-  wantMeshes() {
+  wantMeshes(frame = this.model.frame) {
     const { model } = this;
     if (!model.clip) return;
-    model.layers.forEach((layer, index) => layer.motion && !layer.hidden && this.meshes.want(index, model.frame, model.clip.num_frames));
+    model.layers.forEach((layer, index) => layer.motion && !layer.hidden && this.meshes.want(index, frame, model.clip.num_frames));
+  }
+
+  /** Fetch what is shown at a frame. */
+  wantFrame(frame) {
+    this.frames?.look(frame);
+    this.wantMeshes(frame);
   }
 
   isMeshReady(frame) {
@@ -259,11 +337,11 @@ class Canvas {
   // -- painting -------------------------------------------------------------------------------------------------------------------
 
   changed(what) {
-    if (what.has("frame") || what.has("waiting")) {
-      this.frames?.look(this.model.frame);
-      this.wantMeshes();
+    if (what.has("frame")) {
+      this.wantFrame(this.model.frame);
       if (this.stage.preview || this.stage.carried) this.dropCarried();
     }
+    if (what.has("frame") || what.has("selection") || what.has("options")) this.masks.want();
     if (what.has("selection")) {
       this.layOutTimeline();
       this.tellLayer();
@@ -303,6 +381,7 @@ class Canvas {
     if (all || dirty.has("timeline")) this.timeline.paint();
     if (all || (dirty.has("draft") && !this.stage.drag)) this.panel.show();
     if (all || dirty.has("stage")) this.showBars();
+    if (all) this.kit.show();
     this.element.dataset.frame = this.model.frame;
     this.element.dataset.layer = this.model.layerIndex;
     this.painted?.(dirty);
@@ -317,9 +396,11 @@ class Canvas {
     for (const [name, value] of Object.entries(pressed)) find(`[data-do="${name}"]`).setAttribute("aria-pressed", String(value));
     find('[data-do="undo"]').disabled = !model.canUndo;
     find('[data-do="redo"]').disabled = !model.canRedo;
+    const onMask = maskOfLane(model.lane) !== null;
     find('[data-do="deleteKey"]').disabled = find('[data-do="copyKey"]').disabled = this.keyHere() === null;
+    if (onMask) find('[data-do="copyKey"]').disabled = true;
     find('[data-do="pasteKey"]').disabled = !this.canPaste();
-    find('[data-do="key"]').disabled = !model.layer || (model.lane === "boxes" && !model.layer.boxes);
+    find('[data-do="key"]').disabled = !model.layer || onMask || (model.lane === "boxes" && !model.layer.boxes);
     setIcon(find("[data-play]"), this.player.isPlaying ? "pause" : "play", this.player.isPlaying ? "Pause (Space)" : "Play (Space)");
     if (find("[data-speed]").value !== String(options.speed)) find("[data-speed]").value = String(options.speed);
     put(find("[data-percent]"), model.clip ? `${this.stage.percent}%` : "");
@@ -333,10 +414,23 @@ class Canvas {
   hint() {
     const { model } = this;
     if (!model.clip || this.player.isPlaying) return "";
-    if (model.options.tool === "select" && model.layer && !model.layer.boxes && !model.layer.trajectories.length) {
+    if (model.options.tool === "mask") return this.maskHint();
+    if (model.layer?.follow?.state === "tracking") return "Following: tracking…";
+    if (model.layer?.kind === "remove") return "Press S and click on the thing to remove.";
+    if (model.options.tool === "select" && model.layer?.kind === "insert" && !model.layer.boxes && !model.layer.trajectories.length) {
       return "Drag to draw a box where the object should be.";
     }
     return HINTS[model.options.tool];
+  }
+
+  maskHint() {
+    const { model } = this;
+    if (!model.layer) return "";
+    const isFirst = !Object.keys(model.mask?.prompts ?? {}).length;
+    if (model.options.pick === "brush") return "Paint what belongs to the mask.";
+    if (model.options.pick === "erase") return "Rub out what does not belong to the mask.";
+    if (isFirst) return `Click the thing ${model.maskName === "target" ? `to ${model.layer.kind}` : "that stays in front"}, or drag a box around it.`;
+    return model.options.pick === "take" ? "Click on what does not belong to the thing." : "";
   }
 
   layOut() {
@@ -380,12 +474,16 @@ class Canvas {
     const head = make("div", isLayer ? "cv-head" : "cv-head cv-head-path");
     head.style.height = `${ROW}px`;
     head.classList.toggle("cv-is-chosen", layer === model.layerIndex && lane === model.lane);
+    const mask = maskOfLane(lane);
     const swatch = make("span", "cv-swatch");
-    swatch.style.background = isLayer ? model.layerColor(layer) : model.pointColor(layer, found.trajectories[lane].point);
-    const name = make("button", "cv-name", isLayer ? found.name || "Layer" : found.trajectories[lane].point);
+    swatch.style.background = mask !== null ? cssColor(maskColor(mask)) : isLayer ? model.layerColor(layer) : model.pointColor(layer, found.trajectories[lane].point);
+    const name = make("button", "cv-name", mask !== null ? maskTitle(mask) : isLayer ? found.name || "Layer" : found.trajectories[lane].point);
     name.type = "button";
     name.dataset.headKey = `${layer}-${lane}`;
-    name.addEventListener("click", () => model.select({ layer, lane, key: null }));
+    name.addEventListener("click", () => {
+      model.select({ layer, lane, key: null });
+      if (mask !== null) this.act("tool:mask");
+    });
     head.append(swatch, name);
     if (isLayer && found.fault) head.append(Object.assign(make("span", "cv-warn", "!"), { title: found.fault }));
     if (isLayer) head.append(this.eye(layer, found));
@@ -413,12 +511,13 @@ class Canvas {
     this.edit([{ kind: "add_layer", name: `Layer ${count + 1}` }], { layer: count });
   }
 
-  say(sentence) {
+  /** A fault is said for longer than a hint; the next edit that succeeds takes it away. */
+  say(sentence, time_ms = 6000) {
     const toast = this.element.querySelector(".cv-toast");
     toast.textContent = sentence;
     toast.hidden = false;
     clearTimeout(this.toastTimer);
-    this.toastTimer = setTimeout(() => { toast.hidden = true; }, 6000);
+    this.toastTimer = setTimeout(() => { toast.hidden = true; }, time_ms);
   }
 
   // -- hands ----------------------------------------------------------------------------------------------------------------------
@@ -438,6 +537,8 @@ class Canvas {
     this.onKeyUp = (event) => { if (event.key === " ") this.spaceUp(event); };
     document.addEventListener("keydown", this.onKey);
     document.addEventListener("keyup", this.onKeyUp);
+    this.onPaste = (event) => this.pasted(event);
+    document.addEventListener("paste", this.onPaste);
     this.sizes = new ResizeObserver(() => { this.layOut(); this.mark("all"); });
     this.sizes.observe(element);
     this.sizes.observe(element.querySelector(".cv-stage"));
@@ -474,7 +575,7 @@ class Canvas {
 
   act(name, ...values) {
     const { model, stage } = this;
-    if (name.startsWith("tool:")) return void model.set({ tool: name.slice(5) });
+    if (name.startsWith("tool:")) return void this.takeTool(name.slice(5));
     const toggles = { lock: "isLocked", onion: "showOnion", animatic: "showAnimatic", loop: "isLooping" };
     if (name in toggles) return void model.set({ [toggles[name]]: !model.options[toggles[name]] });
     const acts = {
@@ -486,6 +587,9 @@ class Canvas {
       last: () => this.step(model.range[1] - 1 - model.frame),
       prevKey: () => this.toKey(-1),
       nextKey: () => this.toKey(1),
+      togglePick: () => model.options.tool === "mask" && model.set({ pick: { add: "take", take: "add", brush: "erase", erase: "brush" }[model.options.pick] }),
+      smaller: () => this.kit.resize(-1),
+      larger: () => this.kit.resize(1),
       key: () => this.addKey(),
       deleteKey: () => this.deleteKey(),
       copyKey: () => this.copyKey(),
@@ -499,7 +603,7 @@ class Canvas {
       help: () => this.element.querySelector(".cv-help").showModal(),
       letGo: () => this.letGo(),
       newPath: () => this.newPath(),
-      suggest: () => this.edit([{ kind: "suggest_points", layer: model.layerIndex, count: model.options.suggest }]),
+      suggest: () => this.edit([{ kind: "suggest_points", layer: model.layerIndex, reference: this.panel.reference.index, count: model.options.suggest }]),
       deletePoint: () => model.point !== null && this.edit([{ kind: "delete_reference_point", layer: model.layerIndex, point: model.point }]),
       deleteLane: () => this.edit([{ kind: "clear_lane", layer: model.layerIndex, lane: model.lane }]),
       duplicateLayer: () => this.edit([{ kind: "duplicate_layer", layer: model.layerIndex }], { layer: model.layerIndex + 1 }),
@@ -511,6 +615,14 @@ class Canvas {
     };
     acts[name]?.(...values);
     return undefined;
+  }
+
+  /** Masks are worked on with their own tool, everything else with the others. */
+  takeTool(tool) {
+    const { model } = this;
+    model.set({ tool });
+    if (!model.layer || (tool === "mask") === (maskOfLane(model.lane) !== null)) return;
+    if (tool !== "hand") model.select({ lane: tool === "mask" ? model.maskLane : "boxes" });
   }
 
   playPause() {
@@ -550,7 +662,7 @@ class Canvas {
   addKey() {
     const { model } = this;
     const [layer, frame] = [model.layerIndex, model.frame];
-    if (!model.layer || model.hasKey(layer, model.lane, frame)) return;
+    if (!model.layer || maskOfLane(model.lane) !== null || model.hasKey(layer, model.lane, frame)) return;
     if (model.trajectory) {
       this.edit([{ kind: "add_node", layer, trajectory: model.lane, frame, at: model.path(layer, model.lane)[frame] }], { key: frame });
     } else if (model.layer.boxes) {
@@ -561,14 +673,17 @@ class Canvas {
   deleteKey() {
     const { model } = this;
     const frame = this.keyHere();
-    if (frame !== null) this.edit([{ kind: "delete_key", layer: model.layerIndex, lane: model.lane, frame }]);
+    const mask = maskOfLane(model.lane);
+    if (frame !== null && mask !== null) this.edit([{ kind: "delete_prompt", layer: model.layerIndex, mask, frame }]);
+    else if (frame !== null) this.edit([{ kind: "delete_key", layer: model.layerIndex, lane: model.lane, frame }]);
   }
 
   copyKey() {
     const { model } = this;
     const frame = this.keyHere();
-    if (frame === null) return;
+    if (frame === null || maskOfLane(model.lane) !== null) return;
     this.clipboard = { layer: model.layerIndex, lane: model.lane, frame };
+    navigator.clipboard?.writeText(`key ${frame}`).catch(() => {}); // so that no older image is pasted in its place
     this.mark("all");
     this.say(`The key at frame ${frame} is copied; go to another frame and press Ctrl+V.`);
   }
@@ -604,7 +719,7 @@ class Canvas {
 
   letGo() {
     if (this.stage.abandon() || this.timeline.abandon()) return;
-    if (this.model.options.tool !== "select") this.model.set({ tool: "select" });
+    if (this.model.options.tool !== "select") this.takeTool("select");
     else this.model.select({ lane: "boxes", key: null, point: null });
   }
 
@@ -612,11 +727,19 @@ class Canvas {
   close() {
     document.removeEventListener("keydown", this.onKey);
     document.removeEventListener("keyup", this.onKeyUp);
+    document.removeEventListener("paste", this.onPaste);
     clearTimeout(this.againTimer);
     this.sizes.disconnect();
     this.themes.disconnect();
+    this.masks.close();
     this.leave();
   }
+}
+
+/** The addresses of every picture that a layer shows. */
+function keysOf(layer) {
+  const shown = (layer.references ?? []).flatMap((each) => [each.key, each.picture]);
+  return [...new Set([layer.reference?.key, ...shown])].filter(Boolean);
 }
 
 function make(tag, className, text = "") {

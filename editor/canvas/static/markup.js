@@ -1,12 +1,13 @@
 // The canvas's own elements. Everything a person reads is text here or set with textContent; nothing from a document becomes markup.
 
 import { icon } from "./icons.js";
+import { LARGE, REFERENCE } from "./reference.js";
 
 const button = (action, name, label, extra = "") =>
   `<button type="button" class="cv-button" data-do="${action}" title="${label}" aria-label="${label.split(" (")[0]}" ${extra}>${icon(name)}</button>`;
 
-const tool = (name, label) =>
-  `<button type="button" class="cv-button cv-tool" data-tool="${name}" title="${label}" aria-label="${label.split(" (")[0]}" aria-pressed="false">${icon(name)}</button>`;
+const tool = (name, label, word) =>
+  `<button type="button" class="cv-button cv-tool" data-tool="${name}" title="${label}" aria-label="${label.split(" (")[0]}" aria-pressed="false">${icon(name)}<small>${word}</small></button>`;
 
 const choice = (name, options) =>
   `<div class="cv-choice" role="radiogroup" data-choice="${name}">${options
@@ -21,8 +22,8 @@ const SPEEDS = [0.25, 0.5, 1, 2];
 export const MARKUP = `<div class="cv-body">
 <div class="cv-bar" role="toolbar" aria-label="Tools">
   <div class="cv-group">
-    ${tool("select", "Select and move (V)")}${tool("box", "Draw a box (B)")}${tool("path", "Path by clicks (P)")}
-    ${tool("draw", "Path by hand (D)")}${tool("hand", "Move the view (H, or hold Space)")}
+    ${tool("select", "Select and move (V)", "Select")}${tool("box", "Draw a box (B)", "Draw box")}${tool("path", "Path by clicks (P)", "Path")}
+    ${tool("draw", "Path by hand (D)", "Freehand")}${tool("mask", "Pick a thing in the video (S)", "Pick")}${tool("hand", "Move the view (H, or hold Space)", "View")}
   </div>
   <div class="cv-group">${button("undo", "undo", "Undo (Ctrl+Z)")}${button("redo", "redo", "Redo (Ctrl+Y)")}</div>
   <div class="cv-group">
@@ -36,6 +37,7 @@ export const MARKUP = `<div class="cv-body">
     ${button("zoomIn", "plus", "Zoom in (+)")}
   </div>
   <div class="cv-group">${button("help", "help", "Shortcuts (?)")}</div>
+  <div class="cv-kit" role="toolbar" aria-label="Picking a thing" hidden></div>
 </div>
   <div class="cv-stage" data-painted-frame="">
     <canvas class="cv-frame"></canvas><canvas class="cv-animatic"></canvas>
@@ -43,6 +45,8 @@ export const MARKUP = `<div class="cv-body">
     <p class="cv-empty">Add a video to begin.</p>
     <p class="cv-hint" aria-live="polite"></p>
     <p class="cv-toast" role="alert" hidden></p>
+    <p class="cv-offer" role="status" hidden><span>The camera moves. Let the object stick to the scene?</span>
+      <button type="button" class="cv-text" data-offer="yes">Stick to the scene</button><button type="button" class="cv-text" data-offer="no">No</button></p>
   </div>
   <aside class="cv-side" aria-label="Properties"></aside>
 <div class="cv-transport" role="toolbar" aria-label="Playing">
@@ -64,7 +68,7 @@ export const MARKUP = `<div class="cv-body">
   <canvas class="cv-tracks" tabindex="0" role="application" aria-label="Timeline; drag to scrub, drag keys to move them"></canvas>
 </div>
 </div>
-<dialog class="cv-help" aria-label="Shortcuts"></dialog>`;
+<dialog class="cv-help" aria-label="Shortcuts"></dialog>${LARGE}`;
 
 export const SIDE = `
 <section data-part="nothing"><h3>Motion</h3><p class="cv-note" data-note></p></section>
@@ -96,17 +100,16 @@ export const SIDE = `
   <div data-when="path"><h4>After a click, go on by</h4><label class="cv-field"><input type="number" data-option="advance" min="0" max="500" step="1"><em>frames</em></label></div>
   <p class="cv-note" data-note></p>
 </section>
-<section data-part="reference">
-  <h3>Reference</h3>
-  <div class="cv-picture"><canvas tabindex="0" role="application" aria-label="The picture; click to place a point"></canvas></div>
-  <p class="cv-note" data-note></p>
-  <div class="cv-row"><button type="button" class="cv-text" data-do="suggest">Suggest points</button>
-  <label class="cv-field cv-short"><input type="number" data-option="suggest" min="1" max="16" step="1" aria-label="How many points"></label>
-  <button type="button" class="cv-text" data-do="deletePoint" title="Delete the chosen point">Delete</button></div>
+<section data-part="follow">
+  <h3>Sticks to</h3>${choice("follow", [["none", "The screen"], ["scene", "The scene"], ["region", "What is in its box"]])}
+  <div data-when="followed"><h4>Moves by</h4>${choice("followKind", [["translation", "Shift"], ["similarity", "Turn, size"], ["homography", "Perspective"]])}</div>
+  <p class="cv-note" data-note role="status"></p>
 </section>
+${REFERENCE}
 <section data-part="layer">
   <h3>Layer</h3>
   <label class="cv-line"><span>Name</span><input type="text" data-text="name" maxlength="200"></label>
+  <div class="cv-line"><span>Does</span>${choice("layer_kind", [["insert", "Insert"], ["replace", "Replace"], ["remove", "Remove"]])}</div>
   <div class="cv-line"><span>Fit</span>${choice("fit", [["contain", "Keep shape"], ["stretch", "Fill the box"]])}</div>
   <div class="cv-line"><span>Stands</span>${choice("anchor", [["center", "Centre"], ["bottom", "Bottom"]])}</div>
   <div class="cv-line"><span>Bends</span>${choice("deform", [["auto", "By points"], ["perspective", "Flat, 4 points"]])}</div>
@@ -119,8 +122,8 @@ export const SIDE = `
 const KEYS = [
   ["Space", "Play and pause"], ["← →", "One frame back, on"], ["Shift ← →", "Ten frames"], ["Home End", "Start and end of the range"],
   [", .", "Previous, next key"], ["K", "Make a key here"], ["Del", "Delete the key, or the path's node"],
-  ["Ctrl C, Ctrl V", "Copy the key, put it at this frame"], ["Alt ← → ↑ ↓", "Nudge by a pixel (Shift: ten)"],
-  ["Ctrl Z, Ctrl Y", "Undo, redo"], ["V B P D H", "Select, box, path, draw, view"], ["N", "Begin another path"], ["I U", "Start, end of the range here"],
+  ["Ctrl C, Ctrl V", "Copy the key, put it at this frame"], ["Ctrl V", "A picture: becomes the chosen layer's reference"], ["Alt ← → ↑ ↓", "Nudge by a pixel (Shift: ten)"],
+  ["Ctrl Z, Ctrl Y", "Undo, redo"], ["V B P D S H", "Select, box, path, draw, pick a thing, view"], ["Right click, X", "While picking: what does not belong to the thing"], ["[ ]", "Smaller, larger brush"], ["N", "Begin another path"], ["I U", "Start, end of the range here"],
   ["O A L", "Neighbours, object, repeat"], ["+ − 0", "Zoom in, out, fit"], ["Shift", "While dragging: keep the aspect, turn by 15°, move straight"],
   ["Alt", "While dragging: about the centre; a key: copy it"], ["Shift on a lane", "Drag all of its keys in time"], ["Esc", "Let go"], ["?", "This sheet"],
 ];

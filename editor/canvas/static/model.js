@@ -3,11 +3,12 @@
 import { followMesh } from "./animatic.js";
 import { fromDocument } from "./boxes.js";
 import { decodeBytes, decodeFloats, decodeShorts } from "./codec.js";
+import { laneOfMask, maskOfLane } from "./masks.js";
 import { framesOf } from "./paths.js";
 
 export const COLORS = ["#2dd4bf", "#fb923c", "#a78bfa", "#f472b6", "#60a5fa", "#facc15", "#4ade80", "#f87171"];
 
-export const TOOLS = ["select", "box", "path", "draw", "hand"];
+export const TOOLS = ["select", "box", "path", "draw", "mask", "hand"];
 
 export class Model {
   /** onChange(what) is called with the set of things that changed: "scene", "frame", "selection", "options", "draft", "mesh". */
@@ -27,7 +28,7 @@ export class Model {
     this.canRedo = false;
     this.options = {
       tool: "select", isLocked: false, showOnion: false, showAnimatic: true, isLooping: true, speed: 1,
-      falloff: 12, spacing: "timing", advance: 0, suggest: 4,
+      falloff: 12, spacing: "timing", advance: 0, suggest: 4, pick: "add", brush: 24,
     };
   }
 
@@ -48,7 +49,9 @@ export class Model {
 
   mendSelection() {
     const layer = this.layer;
-    if (this.lane !== "boxes" && !(layer?.trajectories.length > this.lane)) this.lane = "boxes";
+    const mask = maskOfLane(this.lane);
+    const isThere = mask === null ? layer?.trajectories.length > this.lane : mask === "target" ? layer?.kind !== "insert" : mask <= layer?.masks?.holdouts.length;
+    if (this.lane !== "boxes" && !isThere) this.lane = "boxes";
     if (this.key !== null && !(String(this.key) in this.keysOf(this.layerIndex, this.lane))) this.key = null;
     if (this.point !== null && !(this.point in (layer?.reference?.points ?? {}))) this.point = null;
   }
@@ -57,6 +60,24 @@ export class Model {
 
   get layer() {
     return this.layers[this.layerIndex] ?? null;
+  }
+
+  /** The mask that is worked on: that of the chosen lane, else the layer's first. */
+  get maskName() {
+    return maskOfLane(this.lane) ?? (this.layer?.kind === "insert" ? 0 : "target");
+  }
+
+  get maskLane() {
+    return laneOfMask(this.maskName);
+  }
+
+  get mask() {
+    return this.maskOf(this.layerIndex, this.maskName);
+  }
+
+  /** Whether masks are on the screen: while a thing is picked, or the lane of a mask is chosen. */
+  get showsMasks() {
+    return this.options.tool === "mask" || maskOfLane(this.lane) !== null;
   }
 
   get size() {
@@ -99,7 +120,27 @@ export class Model {
   keysOf(layer, lane) {
     const found = this.layers[layer];
     if (!found) return {};
+    if (maskOfLane(lane) !== null) return this.maskKeys(layer, maskOfLane(lane));
     return (lane === "boxes" ? found.boxes?.keys : found.trajectories[lane]?.keys) ?? {};
+  }
+
+  /** A mask of a layer as the scene tells of it; null where there is none. */
+  maskOf(layer, name) {
+    const masks = this.layers[layer]?.masks;
+    return (name === "target" ? masks?.target : masks?.holdouts[name]) ?? null;
+  }
+
+  /** The names of a layer's masks, in the order of their lanes; the target of a layer that has to have one even before it is there. */
+  masksOf(layer) {
+    const found = this.layers[layer];
+    if (!found?.masks) return [];
+    return [...(found.kind !== "insert" ? ["target"] : []), ...found.masks.holdouts.map((_, index) => index)];
+  }
+
+  /** Frames with clicks, or with a mask painted by hand. */
+  maskKeys(layer, name) {
+    const mask = this.maskOf(layer, name);
+    return Object.fromEntries([...Object.keys(mask?.prompts ?? {}), ...(mask?.edits ?? [])].map((frame) => [frame, true]));
   }
 
   framesOf(layer, lane) {

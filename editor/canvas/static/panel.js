@@ -1,18 +1,18 @@
-// The panel beside the stage: properties of what is chosen, and the reference with its points.
+// The panel beside the stage: properties of what is chosen; the reference part is reference.js.
 
-import { fitCanvas } from "./animatic.js";
 import { heldBox } from "./boxes.js";
+import { FollowPart } from "./follow.js";
 import { SIDE } from "./markup.js";
-import { nearestIndex } from "./paths.js";
+import { ReferencePanel } from "./reference.js";
 import { boxGesture } from "./stage.js";
 
 export class Panel {
-  constructor(root, model, { actions, pictures }) {
-    Object.assign(this, { root, model, actions, pictures });
+  constructor(root, model, { actions, pictures, dialog, offer }) {
+    Object.assign(this, { root, model, actions });
     root.innerHTML = SIDE;
     this.parts = Object.fromEntries([...root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
-    this.picture = root.querySelector(".cv-picture canvas");
-    this.drag = null;
+    this.reference = new ReferencePanel(this.parts.reference, dialog, model, { actions, pictures });
+    this.follow = new FollowPart(this.parts.follow, offer, model, { edit: actions.edit, ask: actions.ask });
     this.listen();
   }
 
@@ -27,15 +27,16 @@ export class Panel {
     toggle(parts.box, Boolean(box) && !trajectory && !isDrawing);
     toggle(parts.path, Boolean(trajectory));
     toggle(parts.drawing, isDrawing || (Boolean(trajectory) && (tool === "path" || tool === "draw")));
-    toggle(parts.nothing, Boolean(layer) && !box && !trajectory && !isDrawing);
-    toggle(parts.reference, Boolean(layer?.reference));
+    toggle(parts.nothing, Boolean(layer) && layer.kind === "insert" && !box && !trajectory && !isDrawing);
+    toggle(parts.reference, Boolean(layer) && layer.kind !== "remove");
     toggle(parts.layer, Boolean(layer));
+    this.follow.show();
     if (!layer) return;
     if (box) this.showBox(box);
     if (trajectory) this.showPath(trajectory);
     this.showDrawing(tool, trajectory);
     put(parts.nothing.querySelector("[data-note]"), "Drag on the frame to draw a box around where the object should be. Go to another frame and move it: that makes a second key.");
-    this.showReference();
+    this.reference.show();
     this.showLayer(layer);
   }
 
@@ -78,70 +79,16 @@ export class Panel {
     put(parts.drawing.querySelector("[data-note]"), trajectory ? "A stroke replaces its nodes, a click adds one. N begins another path." : `${where}: ${how}`);
   }
 
-  showReference() {
-    const { model, parts } = this;
-    const { reference } = model.layer;
-    if (!reference) return;
-    const names = Object.keys(reference.points);
-    const chosen = model.point === null ? "Click the picture to place a point that a path can move." : `Point ${model.point} is chosen.`;
-    put(parts.reference.querySelector("[data-note]"), names.length ? chosen : "Points let paths bend the object. Click the picture, or have some suggested.");
-    parts.reference.querySelector('[data-do="deletePoint"]').disabled = model.point === null;
-    fill(this.option("suggest"), model.options.suggest);
-    this.paintReference();
-  }
-
   showLayer(layer) {
     const { parts } = this;
     fill(parts.layer.querySelector('[data-text="name"]'), layer.name);
+    choose(parts.layer.querySelector('[data-choice="layer_kind"]'), layer.kind);
     for (const name of ["fit", "anchor", "deform"]) choose(parts.layer.querySelector(`[data-choice="${name}"]`), layer[name]);
     put(parts.layer.querySelector("[data-fault]"), layer.fault ?? "");
     const able = (name, isAble) => { parts.layer.querySelector(`[data-do="${name}"]`).disabled = !isAble; };
     able("raiseLayer", this.model.layerIndex + 1 < this.model.layers.length);
     able("lowerLayer", this.model.layerIndex > 0);
     able("deleteLayer", this.model.layers.length > 1);
-  }
-
-  paintReference() {
-    const { model, picture } = this;
-    const { reference } = model.layer ?? {};
-    const width = picture.parentElement.clientWidth;
-    if (!reference || width < 8) return;
-    const scale = Math.min(width / reference.width, 240 / reference.height);
-    this.scale = { width: reference.width * scale, height: reference.height * scale };
-    picture.style.width = `${this.scale.width}px`;
-    picture.style.height = `${this.scale.height}px`;
-    const ratio = Math.min(window.devicePixelRatio || 1, 2);
-    fitCanvas(picture, this.scale.width, this.scale.height, ratio);
-    const context = picture.getContext("2d");
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, this.scale.width, this.scale.height);
-    const bitmap = this.pictures.get(reference.key);
-    if (bitmap) context.drawImage(bitmap, 0, 0, this.scale.width, this.scale.height);
-    for (const [name, at] of this.points()) this.paintPoint(context, name, at);
-  }
-
-  paintPoint(context, name, at) {
-    const { model } = this;
-    const isFree = model.freePoints(model.layerIndex).includes(name);
-    context.beginPath();
-    context.arc(at[0], at[1], name === model.point ? 8 : 6, 0, 2 * Math.PI);
-    context.fillStyle = isFree ? "rgba(255,255,255,0.7)" : model.pointColor(model.layerIndex, name);
-    context.strokeStyle = isFree ? model.pointColor(model.layerIndex, name) : "#fff";
-    context.lineWidth = name === model.point ? 3 : 2;
-    context.shadowColor = "rgba(0,0,0,0.5)";
-    context.shadowBlur = 3;
-    context.fill();
-    context.stroke();
-    context.shadowBlur = 0;
-  }
-
-  /** [name, place on the panel's picture] of every point, as the hand has them now. */
-  points() {
-    const { points } = this.model.layer.reference;
-    return Object.entries(points).map(([name, spot]) => {
-      const [x, y] = this.drag?.name === name && this.drag.spot ? this.drag.spot : spot;
-      return [name, [x * this.scale.width, y * this.scale.height]];
-    });
   }
 
   field(name) {
@@ -155,7 +102,7 @@ export class Panel {
   // -- hands ----------------------------------------------------------------------------------------------------------------------
 
   listen() {
-    const { root, model, picture } = this;
+    const { root, model } = this;
     root.addEventListener("change", (event) => this.changed(event.target));
     root.addEventListener("input", (event) => event.target.matches('[data-option="falloff"]') && model.set({ falloff: Number(event.target.value) }));
     root.addEventListener("keydown", (event) => event.key === "Enter" && event.target.matches("input") && event.target.blur());
@@ -163,10 +110,6 @@ export class Panel {
       const option = event.target.closest("[data-choice] [data-value]");
       if (option) this.chosen(option.closest("[data-choice]").dataset.choice, option.dataset.value);
     });
-    picture.addEventListener("pointerdown", (event) => this.down(event));
-    picture.addEventListener("pointermove", (event) => this.move(event));
-    picture.addEventListener("pointerup", () => this.up());
-    picture.addEventListener("pointercancel", () => { this.drag = null; this.paintReference(); });
   }
 
   changed(input) {
@@ -230,48 +173,9 @@ export class Panel {
     if (name === "spacing") model.set({ spacing: value });
     else if (name === "ease") this.actions.edit([{ kind: "set_ease", layer, lane: "boxes", frame: model.frame, ease: value }]);
     else if (name === "pathEase") this.actions.edit([{ kind: "set_ease", layer, lane: model.lane, ease: value }]);
+    else if (name === "follow") this.follow.choose(value) || this.actions.say("Draw a box around it first; then the object can stick to what is in it.");
+    else if (name === "followKind") this.follow.chooseKind(value);
     else this.actions.edit([{ kind: "set_layer", layer, [name]: value }]);
-  }
-
-  place(event) {
-    const bounds = this.picture.getBoundingClientRect();
-    return [event.clientX - bounds.left, event.clientY - bounds.top];
-  }
-
-  spot([x, y]) {
-    return [x / this.scale.width, y / this.scale.height].map((value) => Math.min(Math.max(value, 0), 1));
-  }
-
-  down(event) {
-    const { model } = this;
-    if (!model.layer?.reference || event.button !== 0) return;
-    this.picture.focus({ preventScroll: true });
-    this.picture.setPointerCapture?.(event.pointerId);
-    const at = this.place(event);
-    const points = this.points();
-    const found = nearestIndex(points.map(([, place]) => place), at, event.pointerType === "touch" ? 20 : 11);
-    if (found < 0) {
-      this.actions.edit([{ kind: "place_reference_point", layer: model.layerIndex, at: this.spot(at) }], { newPoint: true });
-      return;
-    }
-    const [name] = points[found];
-    const lane = model.layer.trajectories.findIndex((each) => each.point === name);
-    model.select({ lane: lane < 0 ? "boxes" : lane, point: name });
-    this.drag = { name, began: at, spot: null };
-  }
-
-  move(event) {
-    if (!this.drag) return;
-    const at = this.place(event);
-    if (!this.drag.spot && Math.hypot(at[0] - this.drag.began[0], at[1] - this.drag.began[1]) < 3) return;
-    this.drag.spot = this.spot(at);
-    this.paintReference();
-  }
-
-  up() {
-    const { drag } = this;
-    this.drag = null;
-    if (drag?.spot) this.actions.edit([{ kind: "place_reference_point", layer: this.model.layerIndex, point: drag.name, at: drag.spot }]);
   }
 }
 

@@ -8,9 +8,10 @@ export function playedFrame(start, elapsed, [first, stop], isLooping) {
 }
 
 export class Player {
-  /** isReady(frame) says whether a frame could be shown now; onEnd() is called when playing stops by itself. */
-  constructor(model, { isReady, onEnd }) {
-    Object.assign(this, { model, isReady, onEnd });
+  /** isReady(frame) says whether a frame could be shown now; want(frame) is called while one is waited for that could not, which may
+   *  be at the other end of the range; onEnd() is called when playing stops by itself. */
+  constructor(model, { isReady, want, onEnd }) {
+    Object.assign(this, { model, isReady, want, onEnd });
     this.isPlaying = false;
   }
 
@@ -52,7 +53,7 @@ export class Player {
     const { model } = this;
     const next = playedFrame(model.frame, 1, model.range, model.options.isLooping);
     if (next !== null && this.isReady(next)) model.goTo(next);
-    else if (next !== null) this.model.onChange(new Set(["waiting"]));
+    else if (next !== null) this.want(next);
     Object.assign(this, { since: now, start: model.frame });
   }
 }

@@ -1,7 +1,7 @@
 // Keys of the keyboard and what they do: names of actions, looked up by mount.
 
 const PLAIN = {
-  " ": "play", k: "key", v: "tool:select", b: "tool:box", p: "tool:path", d: "tool:draw", h: "tool:hand", n: "newPath", i: "markIn",
+  " ": "play", k: "key", v: "tool:select", b: "tool:box", p: "tool:path", d: "tool:draw", h: "tool:hand", s: "tool:mask", x: "togglePick", "[": "smaller", "]": "larger", n: "newPath", i: "markIn",
   u: "markOut", o: "onion", a: "animatic", l: "loop", ",": "prevKey", ".": "nextKey", "+": "zoomIn", "=": "zoomIn", "-": "zoomOut",
   "0": "fit", "?": "help", home: "first", end: "last", delete: "deleteKey", backspace: "deleteKey", escape: "letGo",
 };
@@ -14,7 +14,7 @@ export function actionFor({ key, ctrlKey, metaKey, shiftKey, altKey }) {
   if (ctrlKey || metaKey) {
     if (altKey) return null;
     if (name === "z") return shiftKey ? "redo" : "undo";
-    return { y: "redo", c: "copyKey", v: "pasteKey" }[name] ?? null;
+    return { y: "redo", c: "copyKey" }[name] ?? null; // Ctrl+V comes as a paste, perhaps of a picture
   }
   if (name in ARROWS) {
     const [dx, dy] = ARROWS[name];

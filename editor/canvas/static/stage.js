@@ -5,6 +5,7 @@ import {
   boxBetween, carry, centreOf, cornersOf, dragBox, handleAt, HANDLES, heldBox, partAt, rotationHandle, toDocument,
 } from "./boxes.js";
 import { frameOnPath, framesOf, heldPoint, movedKeys, nearestIndex, nextKey, Stroke } from "./paths.js";
+import { PromptHand } from "./prompts.js";
 import { fitView, holdOnStage, toPicture, toStage, zoomAt } from "./view.js";
 
 const ROTATION_PX = 26;
@@ -15,8 +16,9 @@ const CURSORS = {
 
 export class Stage {
   /** actions: {edit(gestures), preview(gestures), pause(), say(sentence)}; meshes is a MeshStore, pictures maps layers to bitmaps. */
-  constructor(root, model, { actions, meshes, pictures }) {
+  constructor(root, model, { actions, meshes, pictures, masks }) {
     Object.assign(this, { root, model, actions, meshes, pictures });
+    this.prompts = new PromptHand(this, masks);
     const canvas = (name) => root.querySelector(`.cv-${name}`);
     this.frameCanvas = canvas("frame");
     this.overlay = canvas("overlay");
@@ -102,7 +104,7 @@ export class Stage {
     const { model, bounds } = this;
     if (!bounds || !this.view) return;
     this.painter.begin(bounds.width, bounds.height, this.ratio);
-    if (!model.clip || !model.options.showAnimatic) return;
+    if (!model.clip || !model.options.showAnimatic || model.options.tool === "mask") return;  // it would hide what is picked
     model.layers.forEach((layer, index) => {
       const bitmap = this.pictures.get(layer.reference?.key);
       const mesh = this.meshOf(index);
@@ -137,11 +139,14 @@ export class Stage {
     context.strokeStyle = "rgba(148, 163, 184, 0.55)";
     context.lineWidth = 1;
     context.strokeRect(view.x - 0.5, view.y - 0.5, model.size.width * view.scale + 1, model.size.height * view.scale + 1);
+    this.prompts.paintMasks();
+    const isPicking = model.options.tool === "mask";
     model.layers.forEach((layer, index) => {
-      if (!layer.hidden && index !== model.layerIndex) this.paintLayer(index, false);
+      if (!isPicking && !layer.hidden && index !== model.layerIndex) this.paintLayer(index, false);
     });
-    if (model.layer && !model.layer.hidden) this.paintLayer(model.layerIndex, true);
+    if (!isPicking && model.layer && !model.layer.hidden) this.paintLayer(model.layerIndex, true);
     this.paintDraft();
+    if (!this.actions.isPlaying()) this.prompts.paintMarks();
   }
 
   paintLayer(index, isActive) {
@@ -367,7 +372,7 @@ export class Stage {
     if (this.pointers.size > 2 || this.drag) return undefined;
     if (event.button === 1 || this.isSpace || this.model.options.tool === "hand") {
       this.drag = { kind: "pan", last: this.place(event) };
-    } else if (event.button === 0) {
+    } else if (event.button === 0 || (event.button === 2 && this.model.options.tool === "mask")) {
       this.actions.pause();
       this.drag = this.begin(event);
     }
@@ -387,6 +392,11 @@ export class Stage {
     const base = { from, began: this.place(event), hasMoved: false, event };
     const { tool } = model.options;
     if (!model.layer) return { ...base, kind: "none" };
+    if (tool === "mask") return this.prompts.begin(base, event);
+    if (model.layer.kind === "remove") {
+      this.actions.say("A layer that removes something does not move; press S and click on the thing.");
+      return { ...base, kind: "none" };
+    }
     if (tool === "draw") return this.beginStroke(base, event);
     if (tool === "box") return this.boxPart(base, event) ?? { ...base, kind: "newBox" };
     const node = this.nodeUnder(base, event);
@@ -503,7 +513,9 @@ export class Stage {
   dragTo(to, sample, event) {
     const { drag, model } = this;
     const layer = model.layerIndex;
-    if (drag.kind === "box") {
+    if (drag.kind === "prompt" || drag.kind === "paint") {
+      this.prompts.dragTo(drag, to);
+    } else if (drag.kind === "box") {
       const options = {
         isLocked: model.options.isLocked !== event.shiftKey, isCentred: event.altKey, isSnapped: event.shiftKey,
         minimum: Math.max(4, 0.0025 * Math.max(model.size.width, model.size.height)),
@@ -565,7 +577,8 @@ export class Stage {
   hover(event) {
     const { model } = this;
     const { tool } = model.options;
-    let cursor = { hand: "grab", draw: "crosshair", path: "crosshair", box: "crosshair", select: "default" }[tool];
+    let cursor = { hand: "grab", draw: "crosshair", path: "crosshair", box: "crosshair", mask: "crosshair", select: "default" }[tool];
+    if (tool === "mask" && this.prompts.hover(toPicture(this.view, this.place(event)))) model.setDraft(null);
     if (this.isSpace) cursor = "grab";
     else if (["select", "box"].includes(tool) && model.layer) {
       const at = toPicture(this.view, this.place(event));
@@ -609,6 +622,7 @@ export class Stage {
     const layer = model.layerIndex;
     if (drag.kind === "box" && drag.hasMoved && model.draft?.box) this.actions.edit([boxGesture(layer, drag.frame, model.draft.box, model.size)]);
     else if (drag.kind === "newBox") this.finishNewBox(drag);
+    else if (drag.kind === "prompt" || drag.kind === "paint") this.prompts.finish(drag);
     else if (drag.kind === "stroke") this.finishStroke(drag);
     else if (drag.kind === "node" && drag.hasMoved) this.actions.edit(this.nodeGestures(drag));
     else if (drag.kind === "pin" && drag.at) this.actions.edit([this.pinGesture(drag)]);
@@ -684,6 +698,7 @@ export class Stage {
   nudge(dx, dy) {
     const { model } = this;
     const { width, height } = model.size;
+    if (model.options.tool === "mask" || model.layer?.kind === "remove") return undefined;
     if (model.trajectory) {
       const here = model.path(model.layerIndex, model.lane)[model.frame];
       const at = heldPoint([here[0] + dx / width, here[1] + dy / height]);

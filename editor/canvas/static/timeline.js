@@ -1,6 +1,7 @@
 // The timeline: a ruler with the range, the filmstrip, and a lane of keys for every layer and path. Painted on one canvas.
 
 import { fitCanvas } from "./animatic.js";
+import { EMPTY, laneOfMask, MADE, maskColor, maskOfLane, cssColor, STALE, stretches, UNSURE } from "./masks.js";
 import { frameToX, makeScale, tickStep, xToFrame } from "./timescale.js";
 
 export const RULER = 28;
@@ -22,7 +23,9 @@ export class Timeline {
     const rows = [];
     for (let layer = this.model.layers.length - 1; layer >= 0; layer -= 1) {
       rows.push({ layer, lane: "boxes" });
-      if (layer === this.model.layerIndex) this.model.layers[layer].trajectories.forEach((_, lane) => rows.push({ layer, lane }));
+      if (layer !== this.model.layerIndex) continue;
+      this.model.layers[layer].trajectories.forEach((_, lane) => rows.push({ layer, lane }));
+      for (const name of this.model.masksOf(layer)) rows.push({ layer, lane: laneOfMask(name) });
     }
     return rows;
   }
@@ -169,7 +172,8 @@ export class Timeline {
     context.stroke();
     const middle = top + ROW / 2;
     context.globalAlpha = model.layers[layer].hidden ? 0.4 : 1;
-    if (lane === "boxes") this.paintBoxLane(layer, middle);
+    if (maskOfLane(lane) !== null) this.paintMaskLane(layer, maskOfLane(lane), middle);
+    else if (lane === "boxes") this.paintBoxLane(layer, middle);
     else this.paintPathLane(layer, lane, middle);
     context.globalAlpha = 1;
   }
@@ -197,11 +201,82 @@ export class Timeline {
     const { model } = this;
     const trajectory = model.layers[layer].trajectories[lane];
     const color = model.pointColor(layer, trajectory.point);
-    const spans = trajectory.visible ?? [[0, model.clip.num_frames]];
-    for (const [start, stop] of spans) this.bar(start, Math.min(stop, model.clip.num_frames) - 1, middle, color, 0.3);
+    const spans = this.spansNow(layer, lane);
+    const isChosen = layer === model.layerIndex && lane === model.lane;
+    for (const [start, stop] of spans) {
+      const last = Math.min(stop, model.clip.num_frames) - 1;
+      this.bar(start, last, middle, color, 0.3);
+      if (isChosen) for (const [frame, side] of [[start, 1], [last, -1]]) this.spanEnd(this.x(frame), side, middle, color);
+    }
     for (const frame of this.framesNow(layer, lane)) {
       this.diamond(frame, middle, color, layer === model.layerIndex && model.lane === lane && model.key === frame, 4);
     }
+  }
+
+  /** Where a mask is made, older or doubtful; its clicks as diamonds. */
+  paintMaskLane(layer, name, middle) {
+    const { model, context, colors } = this;
+    const color = cssColor(maskColor(name));
+    const flags = this.flagsOf?.(layer, name);
+    if (flags) {
+      const paint = (fill, test, alpha, half) => {
+        context.globalAlpha = alpha;
+        context.fillStyle = fill;
+        for (const [start, stop] of stretches(flags, test)) {
+          const [left, right] = [this.x(start - 0.5), this.x(stop - 0.5)];
+          context.fillRect(left, middle - half, Math.max(right - left, 1.5), 2 * half);
+        }
+        context.globalAlpha = 1;
+      };
+      const before = context.globalAlpha;
+      paint(color, (each) => (each & (MADE | STALE | EMPTY)) === MADE, 0.55 * before, 5);
+      paint(color, (each) => (each & (MADE | STALE | EMPTY)) === (MADE | EMPTY), 0.35 * before, 1);
+      paint(this.hatch(colors.faint), (each) => (each & STALE) !== 0, 0.9 * before, 5);
+      paint("#f59e0b", (each) => (each & (MADE | STALE | UNSURE)) === (MADE | UNSURE), before, 2);
+      context.globalAlpha = before;
+    }
+    const lane = laneOfMask(name);
+    for (const frame of model.framesOf(layer, lane)) {
+      this.diamond(frame, middle, color, layer === model.layerIndex && model.lane === lane && model.key === frame, 5);
+    }
+  }
+
+  /** A pattern of slanted lines: what is no longer up to date. */
+  hatch(color) {
+    if (this.hatched?.color === color) return this.hatched.pattern;
+    const tile = Object.assign(document.createElement("canvas"), { width: 6, height: 6 });
+    const context = tile.getContext("2d");
+    context.strokeStyle = color;
+    context.lineWidth = 1.5;
+    context.beginPath();
+    for (const shift of [-6, 0, 6]) {
+      context.moveTo(shift, 6);
+      context.lineTo(shift + 6, 0);
+    }
+    context.stroke();
+    this.hatched = { color, pattern: this.context.createPattern(tile, "repeat") };
+    return this.hatched.pattern;
+  }
+
+  /** When a trajectory is visible, half-open, as the hand has it now. */
+  spansNow(layer, lane) {
+    const { drag, model } = this;
+    if (drag?.kind === "span" && drag.layer === layer && drag.lane === lane) return drag.spans;
+    return model.layers[layer].trajectories[lane].visible ?? [[0, model.clip.num_frames]];
+  }
+
+  /** The end of a visible stretch, to be taken hold of. */
+  spanEnd(x, side, middle, color) {
+    const { context } = this;
+    context.strokeStyle = color;
+    context.lineWidth = 2;
+    context.beginPath();
+    context.moveTo(x + side * 1, middle - 11);
+    context.lineTo(x - side * 3, middle - 11);
+    context.lineTo(x - side * 3, middle + 11);
+    context.lineTo(x + side * 1, middle + 11);
+    context.stroke();
+    context.lineWidth = 1;
   }
 
   bar(first, last, middle, color, alpha) {
@@ -311,15 +386,35 @@ export class Timeline {
 
   beginRow(row, x, reach, event) {
     if (!row) return null;
+    const span = this.spanUnder(row, x, reach);
+    if (span) return span;
     const frame = this.keyUnder(row, x, reach);
     if (frame === null) {
       this.model.select({ ...row, key: null });
+      if (maskOfLane(row.lane) !== null) return null;
       if (!event.shiftKey || !this.model.framesOf(row.layer, row.lane).length) return null;
       return { kind: "shift", ...row, from: xToFrame(this.scale, x), by: 0 };
     }
     this.model.select({ ...row, key: frame });
     this.actions.scrub(frame);
+    if (maskOfLane(row.lane) !== null) return { kind: "scrub" };  // clicks belong to the picture of their frame
     return { kind: "key", ...row, frame, to: frame, isCopy: event.altKey, began: x };
+  }
+
+  /** An end of the chosen path's visible stretches: it stands just outside its frame, so that a key there can be taken too. */
+  spanUnder(row, x, reach) {
+    const { model } = this;
+    if (typeof row.lane !== "number" || row.layer !== model.layerIndex || row.lane !== model.lane) return null;
+    const spans = this.spansNow(row.layer, row.lane).map(([start, stop]) => [start, Math.min(stop, model.clip.num_frames)]);
+    let best = null;
+    spans.forEach(([start, stop], index) => {
+      for (const [end, place] of [[0, this.x(start) - 4], [1, this.x(stop - 1) + 4]]) {
+        const outward = end === 0 ? place - x : x - place;
+        const distance = Math.abs(outward);
+        if (distance <= reach && outward > -3 && (!best || distance < best.distance)) best = { index, end, distance };
+      }
+    });
+    return best && { kind: "span", ...row, spans, index: best.index, end: best.end };
   }
 
   beginScrub(x) {
@@ -330,7 +425,9 @@ export class Timeline {
   move(event) {
     const [x, y] = this.place(event);
     if (!this.drag) {
-      if (this.model.clip) this.canvas.style.cursor = this.rangeUnder(x, y, 9) ? "ew-resize" : "default";
+      if (!this.model.clip) return;
+      const row = this.rowAt(y);
+      this.canvas.style.cursor = this.rangeUnder(x, y, 9) || (row && this.spanUnder(row, x, 9)) ? "ew-resize" : "default";
       return;
     }
     const frame = xToFrame(this.scale, x);
@@ -341,12 +438,23 @@ export class Timeline {
       this.actions.repaint();
     }
     if (this.drag.kind === "shift") this.shift(frame);
+    if (this.drag.kind === "span") this.stretch(frame);
     if (this.drag.kind === "range") {
       const { range, end } = this.drag;
       if (end === 0) range[0] = Math.min(frame, range[1] - 1);
       else range[1] = Math.max(frame, range[0]) + 1;
       this.actions.repaint();
     }
+  }
+
+  /** An end of a visible stretch follows the hand, as far as its other end and its neighbours. */
+  stretch(frame) {
+    const { spans, index, end } = this.drag;
+    const span = spans[index];
+    if (end === 0) span[0] = Math.min(Math.max(frame, spans[index - 1]?.[1] ?? 0), span[1] - 1);
+    else span[1] = Math.max(Math.min(frame + 1, spans[index + 1]?.[0] ?? this.model.clip.num_frames), span[0] + 1);
+    this.drag.isMoved = true;
+    this.actions.repaint();
   }
 
   /** All keys of a lane go along, as far as the clip goes. */
@@ -366,6 +474,9 @@ export class Timeline {
     }
     if (drag?.kind === "shift" && drag.by) {
       this.actions.edit([{ kind: "shift_lane", layer: drag.layer, lane: drag.lane, by: drag.by }]);
+    }
+    if (drag?.kind === "span" && drag.isMoved) {
+      this.actions.edit([{ kind: "set_visible", layer: drag.layer, trajectory: drag.lane, ranges: drag.spans }]);
     }
     if (drag?.kind === "range" && (drag.range[0] !== model.range[0] || drag.range[1] !== model.range[1])) {
       this.actions.edit([{ kind: "set_range", range: drag.range }]);

@@ -13,6 +13,22 @@ export function numberOn(side, frame) {
   return number >= 0 && number < side.count ? number : null;
 }
 
+/** How large pictures are made to tell where they differ. */
+export const SMALL = { width: 64, height: 36 };
+
+/** Where the wipe line stands (0..1) so that all that differs between two pictures, RGBA of the size `SMALL`, lies on its right;
+ *  the middle when nothing differs. */
+export function wipeBeside(before, after) {
+  const { width } = SMALL;
+  const counts = new Array(width).fill(0);
+  for (let index = 0; index < before.length; index += 4) {
+    const apart = [0, 1, 2].reduce((sum, channel) => sum + Math.abs(before[index + channel] - after[index + channel]), 0);
+    if (apart > 48) counts[(index / 4) % width] += 1;
+  }
+  const first = counts.findIndex((count) => count >= 2); // a single one is the encoder's doing
+  return first < 0 ? 0.5 : Math.max(first / width - 0.03, 0.02);
+}
+
 /** The mode after the flip key: one side as a whole, then the other. */
 export const flipped = (mode) => (mode === "after" ? "before" : "after");
 

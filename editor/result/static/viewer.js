@@ -1,7 +1,8 @@
 // Before and after, on the same frame of the clip; below it the takes. Pictures come by frame number, as in the canvas: no video is
 // ever sought. A frame is painted when both sides have it, so that they never differ by one.
 
-import { actionOf, clampFrame, clockText, fitted, flipped, numberOn } from "./sides.js";
+import { QUALITY_MARKUP, QualityStrip } from "./quality.js";
+import { actionOf, clampFrame, clockText, fitted, flipped, numberOn, SMALL, wipeBeside } from "./sides.js";
 
 /** Bring the viewer to life. `announce(name, detail)` tells the page what the person wants; `base` is the page's address. */
 export async function mount({ element, base, styles, canvas, pictures, props, watch, announce }) {
@@ -18,6 +19,14 @@ export async function mount({ element, base, styles, canvas, pictures, props, wa
 function addStyle(href) {
   if ([...document.styleSheets].some((sheet) => sheet.href === href)) return;
   document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href }));
+}
+
+/** A picture's few pixels, RGBA, that tell where two pictures differ. */
+function shrunk(bitmap) {
+  const context = Object.assign(document.createElement("canvas"), SMALL).getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, SMALL.width, SMALL.height);
+  return context.getImageData(0, 0, SMALL.width, SMALL.height).data;
 }
 
 const drawn = (path) => `<svg viewBox="0 0 20 20" aria-hidden="true" focusable="false"><path d="${path}"/></svg>`;
@@ -49,6 +58,7 @@ const MARKUP = (icon) => `
   <input type="range" class="rv-scrub" step="1" aria-label="Frame">
   <output class="rv-counter"><span>Frame </span><b></b></output>
 </div>
+${QUALITY_MARKUP}
 <div class="rv-takes" role="list" aria-label="Takes"></div>
 <div class="rv-bar rv-actions">
   <button type="button" class="rv-text" data-do="splice"></button>
@@ -70,11 +80,19 @@ class Viewer {
     this.sides = [];
     this.mode = "wipe";
     this.wipe = 0.5;
+    this.isWipeToPlace = false;
     this.model = {
       clip: null, range: [0, 1], frame: 0, options: { speed: 1, isLooping: true },
       goTo: (frame) => this.goTo(frame), onChange: () => {},
     };
-    this.player = new Player(this.model, { isReady: (frame) => this.isReady(frame), onEnd: () => this.paintControls() });
+    this.player = new Player(this.model, {
+      isReady: (frame) => this.isReady(frame), want: (frame) => this.want(frame), onEnd: () => this.paintControls(),
+    });
+    this.strip = new QualityStrip(find(".rv-quality"), {
+      goTo: (frame) => { this.player.pause(); this.goTo(frame); },
+      wantRange: (span) => this.tell("range", this.value.shown, { value: span }),
+      keyed: (event) => this.keyed(event),
+    });
     this.listen(find);
   }
 
@@ -91,7 +109,10 @@ class Viewer {
     this.scrub.addEventListener("input", () => { this.player.pause(); this.goTo(Number(this.scrub.value)); });
     stage.addEventListener("keydown", (event) => this.keyed(event));
     stage.addEventListener("pointerdown", (event) => this.dragWipe(event));
-    new ResizeObserver(() => this.paint()).observe(stage);
+    new ResizeObserver(() => {
+      if (!stage.clientWidth) this.player.pause();
+      this.paint();
+    }).observe(stage);
   }
 
   // -- what the page gives ------------------------------------------------------------------------------------------------------
@@ -111,8 +132,20 @@ class Viewer {
     this.model.clip = { fps };
     this.model.range = range;
     this.openSides([before, after]);
+    this.strip.show(this.value.quality, range);
     this.paintTakes();
-    this.goTo(isOther ? range[0] : this.model.frame);
+    if (isOther) this.isWipeToPlace = true;
+    this.goTo(isOther ? Math.floor((range[0] + range[1]) / 2) : this.model.frame);
+    this.paintControls();
+  }
+
+  /** Play, the wipe line out of the way of everything that will move. */
+  replay() {
+    this.isWipeToPlace = false;
+    this.wipe = 0.04;
+    this.player.play();
+    this.paint();
+    this.paintControls();
   }
 
   openSides(wanted) {
@@ -144,12 +177,17 @@ class Viewer {
   goTo(frame) {
     if (!this.value) return;
     this.model.frame = clampFrame(frame, this.model.range);
-    for (const side of this.sides) {
-      const number = numberOn(side, this.model.frame);
-      if (number !== null) side.frames.look(number);
-    }
+    this.want(this.model.frame);
     this.paint();
     this.paintControls();
+  }
+
+  /** Fetch both sides of a frame. */
+  want(frame) {
+    for (const side of this.sides) {
+      const number = numberOn(side, frame);
+      if (number !== null) side.frames.look(number);
+    }
   }
 
   /** Both sides could be shown at this frame now. */
@@ -330,6 +368,7 @@ class Viewer {
     play.setAttribute("aria-label", player.isPlaying ? "Pause" : "Play");
     this.element.querySelector('[data-do="loop"]').setAttribute("aria-pressed", model.options.isLooping);
     Object.assign(this.scrub, { min: model.range[0], max: model.range[1] - 1, value: model.frame });
+    this.strip.at(model.frame);
     const last = model.range[1] - 1;
     this.element.querySelector(".rv-counter b").textContent = `${String(model.frame).padStart(String(last).length, "\u2007")} of ${last}`;
   }
@@ -351,6 +390,7 @@ class Viewer {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     this.place = fitted(this.value.width, this.value.height, width, height);
+    if (this.isWipeToPlace) this.placeWipe(frame);
     const edge = { before: 1, after: 0, wipe: this.wipe }[this.mode];
     this.paintSide(context, this.sides[0], frame, 0, edge);
     this.paintSide(context, this.sides[1], frame, edge, 1);
@@ -358,6 +398,16 @@ class Viewer {
     Object.assign(stage.dataset, { paintedFrame: frame, mode: this.mode });
     this.wipeLine.style.left = `${this.place.x + this.wipe * this.place.width}px`;
     this.wipeLine.setAttribute("aria-valuenow", Math.round(this.wipe * 100));
+  }
+
+  /** Put the wipe line beside what has changed on this frame, so that it is seen as it is now. */
+  placeWipe(frame) {
+    this.isWipeToPlace = false;
+    const bitmaps = this.sides.map((side) => {
+      const number = numberOn(side, frame);
+      return number === null ? null : side.frames.find(number);
+    });
+    if (bitmaps.every(Boolean)) this.wipe = wipeBeside(...bitmaps.map((bitmap) => shrunk(bitmap)));
   }
 
   paintSide(context, side, frame, from, to) {

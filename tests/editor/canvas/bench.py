@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from editor.canvas import Canvas, CutOut, Work, static_version
+from editor.canvas import Canvas, CutOut, MaskDesk, Segmenters, Work, static_version
 from pipeline.errors import UserError
 from pipeline.media import FrameStore, probe_clip
 from pipeline.types import Clip, Reference
@@ -61,6 +62,7 @@ class MemoryHost:
     past: list[Document] = field(default_factory=list)
     future: list[Document] = field(default_factory=list)
     reference: Reference = field(default_factory=make_reference)
+    kept: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.frames = FrameStore(self.clip)
@@ -79,8 +81,27 @@ class MemoryHost:
         with self.guard:
             document = copy.deepcopy(self.document)
             return Work(
-                document, bool(self.past), bool(self.future), self.clip, self.frames, lambda _: CutOut(self.reference, "cup")
+                document,
+                bool(self.past),
+                bool(self.future),
+                self.clip,
+                self.frames,
+                lambda _: CutOut(self.reference, "cup"),
+                self.find_file,
             )
+
+    def find_file(self, name: str) -> Path:
+        if name not in self.kept:
+            raise UserError(f"{name} is not there.")
+        return self.kept[name]
+
+    def keep_file(self, token: object, source: Path, check: Callable[[Path], object]) -> str:
+        self.read(token)
+        kept = self.clip.path.with_name(f"kept-{source.name}")
+        shutil.copyfile(source, kept)
+        check(kept)
+        self.kept[kept.name] = kept
+        return kept.name
 
     def write(self, token: object, before: Document, after: Document) -> Work:
         self.read(token)
@@ -116,7 +137,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving_canvas(clip_path: Path, reference: Reference | None = None, theme: str = "") -> Iterator[Served]:
+def serving_canvas(
+    clip_path: Path, reference: Reference | None = None, theme: str = "", segmenters: Segmenters | None = None
+) -> Iterator[Served]:
     """Serve a page with the canvas alone until the block ends."""
     import uvicorn
     from starlette.applications import Starlette
@@ -126,7 +149,7 @@ def serving_canvas(clip_path: Path, reference: Reference | None = None, theme: s
     host = MemoryHost(probe_clip(clip_path))
     if reference is not None:
         host.reference = reference
-    canvas = Canvas(host)
+    canvas = Canvas(host, masks=MaskDesk(host, segmenters))
 
     def page(request: Any) -> HTMLResponse:
         theme_now = request.query_params.get("theme", theme)

@@ -142,7 +142,10 @@ def test_points_are_suggested_and_one_is_pinned_to_a_path_of_its_own(hand, serve
 
 def test_a_point_is_placed_on_the_reference_by_a_click(hand, served):
     place = hand.tab.locator(".cv-picture canvas").bounding_box()
-    hand.tab.mouse.click(place["x"] + 0.25 * place["width"], place["y"] + 0.75 * place["height"])
+    scale, x, y, width, height = hand.js(
+        "((p) => [p.view.scale, p.view.x, p.view.y, p.reference.width, p.reference.height])(c.panel.reference)"
+    )
+    hand.tab.mouse.click(place["x"] + x + 0.25 * width * scale, place["y"] + y + 0.75 * height * scale)
     hand.settle()
     assert layer_of(served)["references"][0]["points"]["p1"] == pytest.approx([0.25, 0.75], abs=0.01)
     assert hand.js("c.model.point") == "p1"

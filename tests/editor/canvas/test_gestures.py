@@ -243,7 +243,6 @@ def test_bad_frames_are_refused_wherever_they_stand(bad):
         path({}),
         {"kind": "set_layer", "layer": 0, "name": "a\nb"},
         {"kind": "set_layer", "layer": 0, "name": "x" * 10_000},
-        {"kind": "set_layer", "layer": 0, "layer_kind": "remove"},
         {"kind": "place_reference_points", "layer": 0, "points": [[0.5, 0.5]] * 257},
         {"kind": "draw_stroke", "layer": 0, "points": [[0, 0]] * 20_001, "times_s": [0] * 20_001, "frames": [0, 9]},
         {"kind": "draw_stroke", "layer": 0, "points": [[0, 0], [1, 1]], "times_s": [1, 0], "frames": [0, 9]},

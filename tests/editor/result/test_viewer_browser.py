@@ -102,7 +102,8 @@ def opened(chromium, url, **options):
     tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.goto(url)
-    wait_for(tab, RANGE[0])
+    wait_for(tab, sum(RANGE) // 2)
+    tab.evaluate("document.querySelector('.rv-root').viewer.setWipe(0.5)")
     yield tab
     context.close()
     assert faults == []
@@ -130,6 +131,7 @@ def test_both_sides_are_on_the_same_frame_wherever_one_goes(chromium, served):
         stage = tab.locator(".rv-stage")
         stage.focus()
         for key, frame in [
+            ("Home", 2),
             ("ArrowRight", 3),
             ("ArrowRight", 4),
             ("Shift+ArrowRight", 13),
@@ -150,6 +152,14 @@ def test_both_sides_are_on_the_same_frame_wherever_one_goes(chromium, served):
             "of",
             "13",
         ]
+
+
+def test_it_opens_where_the_object_is_in_sight(chromium, served):
+    with opened(chromium, served[0]) as tab:
+        tab.evaluate("value => window.again({ ...value, clip: 'another' })", served[1].value)
+        tab.wait_for_function("() => document.querySelector('.rv-root').viewer.wipe < 0.35")
+        assert tab.evaluate("document.querySelector('.rv-root').viewer.wipe") > 0.25, "just left of the box"
+        assert all(is_red(each) for each in shades(tab)[2:])
 
 
 def test_a_hurried_scrub_never_paints_two_frames_at_once(chromium, served):
@@ -223,7 +233,7 @@ def test_takes_tell_the_page_what_the_person_wants(chromium, served):
             bench.room.act(bench.token, wish)
         tab.evaluate("value => window.again(value)", bench.value)
         assert tab.locator(".rv-left").inner_text() == "<b>warm</b>", "names are text, never markup"
-        tab.wait_for_function("document.querySelector('.rv-root').viewer.painted === 2")
+        tab.wait_for_function("document.querySelector('.rv-root').viewer.painted === 8")
         tab.locator(".rv-scrub").fill("6")
         wait_for(tab, 6)
         assert is_red(shades(tab)[2]), "both sides are takes now"

@@ -15,7 +15,7 @@ import pytest
 from pipeline import masks, media
 from pipeline.composite.engine import CompositeEngine, composite_frame, plan_layers
 from pipeline.engines import ignore_progress
-from pipeline.errors import Cancelled, UserError
+from pipeline.errors import Cancelled
 from pipeline.motion import TrajectoryKeys, build_layer_motion, build_trajectory_set
 from pipeline.types import BlendSettings, Clip, Frame, InsertionRequest, Layer, MaskTrack, Progress, Reference, TrajectorySet
 from tests.pipeline.composite.scenes import (
@@ -245,7 +245,7 @@ def test_warnings_and_refusals() -> None:
     request = InsertionRequest(clip, (0, 5), (replace(several, blend=OFF),))
     plan_layers(request, ignore_progress, told.append)
     assert len(told) == 1 and "cup" in told[0] and "first of its 2 references" in told[0]
-    with pytest.raises(UserError, match="can only insert"):
+    with pytest.raises(ValueError, match="its target must be resolved"):
         plan_layers(replace(request, layers=(replace(layer, kind="replace"),)), ignore_progress, told.append)
 
 

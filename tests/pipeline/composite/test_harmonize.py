@@ -7,6 +7,7 @@ import inspect
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.composite import harmonize
 from pipeline.composite.harmonize import estimate_light, object_gains
@@ -105,6 +106,47 @@ def test_the_frames_are_pooled() -> None:
     one, many = estimate_light([image]), estimate_light([image] * 3)
     assert np.allclose(one.gains, many.gains, rtol=1e-6)
     assert isinstance(many, harmonize.SceneLight)
+
+
+def test_a_dimmed_scene_dims_the_object() -> None:
+    """Highlights that stop far below white: the object must not shine in them."""
+    shares = []
+    for seed in range(6):
+        gains = object_gains(estimate_light([to_image(0.45 * paint_scene(seed))]), 1.0)
+        shares.append(difference(OBJECTS * gains, OBJECTS * 0.45) / difference(OBJECTS, OBJECTS * 0.45))
+    assert np.median(shares) < 0.8
+
+
+def test_the_estimate_hardly_depends_on_size_and_place() -> None:
+    """A cut in the footage's size and a mirrored picture are the same light."""
+    scene = paint_scene(4) * np.array(CASTS["warm"])
+    gains = estimate_light([to_image(scene)]).gains
+    large = cv2.resize(to_image(scene), (1024, 768), interpolation=cv2.INTER_CUBIC)
+    for same in (large, to_image(scene[:, ::-1])):
+        assert np.abs(np.log(estimate_light([same]).gains / gains)).max() < 0.05
+
+
+def test_the_fit_makes_the_numbers_that_the_estimate_reads(tmp_path, monkeypatch) -> None:
+    """A short fit to a few painted scenes: tables of the right shapes; the estimate and the fit's network say the same."""
+    torch = pytest.importorskip("torch")
+    from benchmarks import harmonize_fit
+
+    for seed in range(3):
+        Image.fromarray(to_image(paint_scene(seed))).save(tmp_path / f"{seed}.png")
+    views = list(harmonize_fit.draw_views(tmp_path, 8, np.random.default_rng(0)))
+    assert len(views) == 24 and any((gains == 1).all() for _, gains, _ in views)
+    numbers = harmonize_fit.fit(views, epochs=2, seed=0, batch=8)
+    shipped = np.load(harmonize.NUMBERS)
+    assert {name: table.shape for name, table in numbers.items()} == {name: shipped[name].shape for name in shipped.files}
+
+    evidence = harmonize.gather_evidence([to_image(paint_scene(9))])
+    net = harmonize_fit.LightNet(torch.tensor(np.stack([seen.levels for seen, _, _ in views]))).eval()
+    spectra = torch.fft.rfft2(torch.sqrt(torch.tensor(evidence.histograms)))[None]
+    expected, cast = net(spectra, torch.tensor(evidence.levels)[None])
+    monkeypatch.setattr(harmonize, "_numbers", net.numbers)
+    light = estimate_light([to_image(paint_scene(9))])
+    assert np.allclose(light.gains, expected[0].detach().numpy(), rtol=1e-4)
+    assert np.abs(cast[0].detach().numpy()).max() > 1e-3
 
 
 def test_light_round_trip() -> None:

@@ -247,7 +247,7 @@ def test_missing_libraries_are_named(monkeypatch):
 
 
 def test_the_command_names_every_scale_and_loads_nothing_heavy():
-    assert tuple(SCALES) == cli.SCALES and NANO.unet2d["in_channels"] == 2 * NANO.vae["latent_channels"] + 1
+    assert tuple(SCALES) == cli.SCALES and NANO.unet2d["in_channels"] == 2 * NANO.codec["latent_channels"] + 1
     code = (
         "import sys, argparse\nimport pipeline.videoanydoor.cli as cli\n"
         "cli.add_commands(argparse.ArgumentParser().add_subparsers())\n"

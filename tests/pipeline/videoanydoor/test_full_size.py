@@ -22,7 +22,7 @@ from pipeline.videoanydoor.sampling import SamplingOptions
 COUNTS = {
     "sd15": {"vae": 83.65, "unet": 859.54 + 417.14, "controlnet": 360.31, "pixel_warper": 7.51, "id_extractor": 304.37 + 0.79},
     "sdxl": {"vae": 83.65, "unet": 2567.48 + 236.78, "controlnet": 1250.04, "pixel_warper": 7.51, "id_extractor": 1136.48 + 5.12},
-    "nano": {"vae": 1.70, "unet": 14.67, "controlnet": 4.75, "pixel_warper": 0.42, "id_extractor": 0.71},
+    "nano": {"vae": 0.0, "unet": 9.67, "controlnet": 3.20, "pixel_warper": 0.29, "id_extractor": 0.71},
 }
 
 

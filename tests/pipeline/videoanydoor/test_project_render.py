@@ -159,11 +159,11 @@ def test_a_tiny_scale_is_made_and_rendered_by_commands_alone(folder, tmp_path, c
     assert "exists already" in capsys.readouterr().err
 
 
-def test_the_other_engine_still_refuses_what_it_cannot_do(folder, tmp_path, capsys):
+def test_the_other_engine_replaces_the_same_target(folder, tmp_path):
     layer = {"kind": "replace", "references": [{"path": "ball.png"}], "target": {"path": "mask.png"}}
     document = changed(PROJECT, ("layers", [layer]))
-    assert run(folder, tmp_path / "out.mkv", "--engine", "composite", document=document) == INPUT_AT_FAULT
-    assert "layers[0].kind: replace is not available yet in this version with the composite engine" in capsys.readouterr().err
+    assert run(folder, tmp_path / "out.mkv", "--engine", "composite", document=document) == DONE
+    assert touched(folder, tmp_path / "out.mkv").any()
 
 
 def test_every_engine_on_offer_can_be_built(folder):

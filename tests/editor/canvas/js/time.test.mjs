@@ -4,7 +4,7 @@ import { FrameCache, ThumbCache } from "../../../../editor/canvas/static/frames.
 import { Link } from "../../../../editor/canvas/static/link.js";
 import { MeshStore, RUN } from "../../../../editor/canvas/static/meshes.js";
 import { falloff, frameOnPath, heldPoint, movedKeys, nearestIndex, nextKey, Stroke } from "../../../../editor/canvas/static/paths.js";
-import { playedFrame } from "../../../../editor/canvas/static/player.js";
+import { playedFrame, Player } from "../../../../editor/canvas/static/player.js";
 import { actionFor } from "../../../../editor/canvas/static/shortcuts.js";
 import { clock, frameToX, makeScale, tickStep, xToFrame } from "../../../../editor/canvas/static/timescale.js";
 
@@ -168,4 +168,19 @@ test("keys of the keyboard mean what the help sheet says", () => {
   assert.deepEqual(key("ArrowRight", { altKey: true, shiftKey: true }), ["nudge", 10, 0]);
   assert.equal(key("a", { ctrlKey: true }), null);
   assert.equal(key("F5"), null);
+});
+
+test("at the end of a loop the first frame is fetched, which may never have been near", () => {
+  const [ticks, wanted, loaded] = [[], [], new Set([7, 8, 9])];
+  globalThis.requestAnimationFrame = (tick) => ticks.push(tick);
+  const model = { clip: { fps: 10 }, range: [0, 10], frame: 7, options: { speed: 1, isLooping: true }, goTo: (frame) => { model.frame = frame; } };
+  const player = new Player(model, { isReady: (frame) => loaded.has(frame), want: (frame) => wanted.push(frame), onEnd: () => {} });
+  player.play();
+  for (let now = 0; now < 600; now += 50) ticks.shift()(now);
+  assert.equal(model.frame, 9);
+  assert.deepEqual([...new Set(wanted)], [0]);
+  loaded.add(0);
+  for (let now = 600; now < 800; now += 50) ticks.shift()(now);
+  assert.equal(model.frame, 0);
+  delete globalThis.requestAnimationFrame;
 });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { actionOf, clampFrame, clockText, fitted, flipped, numberOn } from "../../../../editor/result/static/sides.js";
+import { actionOf, clampFrame, clockText, fitted, flipped, numberOn, SMALL, wipeBeside } from "../../../../editor/result/static/sides.js";
 
 test("a picture stands in the middle, as large as fits", () => {
   assert.deepEqual(fitted(200, 100, 400, 400), { x: 0, y: 100, width: 400, height: 200 });
@@ -24,6 +24,20 @@ test("flipping goes from one side to the other, from the wipe to the result", ()
   assert.equal(flipped("wipe"), "after");
   assert.equal(flipped("after"), "before");
   assert.equal(flipped("before"), "after");
+});
+
+test("the wipe line stands beside what differs", () => {
+  const plain = new Uint8ClampedArray(4 * SMALL.width * SMALL.height).fill(90);
+  const noisy = plain.map((value, index) => value + (index % 3));
+  assert.equal(wipeBeside(plain, noisy), 0.5);
+  const changed = (column) => {
+    const made = Uint8ClampedArray.from(noisy);
+    for (const [at, row] of [[column, 7], [column, 8], [column + 9, 20], [column + 9, 21], [1, 30]]) made[4 * (row * SMALL.width + at) + 1] = 255;
+    return made;
+  };
+  assert.equal(wipeBeside(plain, changed(32)), 0.47);
+  assert.equal(wipeBeside(changed(32), plain), 0.47);
+  assert.equal(wipeBeside(plain, changed(0)), 0.02);
 });
 
 test("frames stay in the range", () => {

@@ -1,0 +1,1 @@
+"""How good a result is: the paper's scores and ours, the same for every engine."""

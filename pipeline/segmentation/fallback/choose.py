@@ -1,0 +1,321 @@
+"""From clicks and a box to a mask: several extents are tried, the one that looks most like a thing is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...types import Array, Prompt
+from .cut import ColorModel, fit_colors, min_cut
+from .motion import motion_gain, moving_part
+from .outline import color_gain, color_models, cut_band, grow, shrink, tidy
+from .scene import Scene
+
+EXTENTS = (0.003, 0.008, 0.02, 0.045, 0.09, 0.16, 0.28)
+"""Shares of the picture that a thing may have, as starting points."""
+
+_ROUNDS = 3
+_MAX_COLOR_GAIN = 5.0
+_MOTION = 1.6
+_SHAPE = 0.9
+_CERTAIN = 1e5
+_PULL = 5.0
+_MOST_CORRECTED = 40.0
+"""A correcting click lies about in the middle of what is wrong: the largest area that it changes, in squares of its distance from
+the outline."""
+
+_BANDS_PX = (12, 5)
+_PIXEL_MOTION = 0.6
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Guess:
+    """A set of superpixels, bool[n], and how much it looks like a thing: about the overlap with it, 0..1."""
+
+    chosen: Array
+    score: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Marks:
+    """What a person fixed, at working size: superpixels that belong (``inside`` i[k]) or do not (``outside`` bool[n]), the same
+    as pixels, ``inside_px`` and ``outside_px`` bool[h,w]."""
+
+    inside: Array
+    outside: Array
+    inside_px: Array
+    outside_px: Array
+
+
+def find_mask(scene: Scene, prompt: Prompt) -> tuple[Array, float]:
+    """The mask bool[h,w] that ``prompt`` (in pixels of the working picture) means, and a confidence 0..1."""
+    hw = scene.picture.hw
+    clicks = [(min(max(int(c.x_px), 0), hw[1] - 1), min(max(int(c.y_px), 0), hw[0] - 1), c.is_foreground) for c in prompt.clicks]
+    outside_box = np.zeros(hw, bool)
+    if prompt.box_px is not None:
+        outside_box[:] = True
+        outside_box[_box_slices(prompt.box_px, hw)] = False
+    used = [click for click in clicks if click[2]][:1] if prompt.box_px is None else []
+    marks = _marks(scene, used, outside_box)
+    gain = motion_gain(scene.flows, _motion_seed(scene, used, outside_box))
+    if prompt.box_px is not None:
+        guess = _from_box(scene, marks, gain, outside_box)
+    else:
+        guess = _from_click(scene, marks, gain)
+    local = np.zeros(hw, np.float32)
+    mask = _finish(scene, marks, gain, local, guess)
+    for click in clicks:
+        if click in used:
+            continue
+        used.append(click)
+        local += _pull(mask, click)
+        marks = _marks(scene, used, outside_box)
+        guess = _corrected(scene, marks, gain, guess, click)
+        mask = _finish(scene, marks, gain, local, guess)
+    return mask, guess.score
+
+
+def _finish(scene: Scene, marks: Marks, gain: Array, local: Array, guess: Guess) -> Array:
+    """The pixels of ``guess``, its motion learnt anew from all of it."""
+    rough = shrink(guess.chosen[scene.regions.labels], 2)
+    if scene.flows and rough.sum() > 200:
+        gain = motion_gain(scene.flows, rough)
+    return _to_pixels(scene, marks, gain, local, guess.chosen)
+
+
+def _pull(mask: Array, click: tuple[int, int, bool]) -> Array:
+    """What ``click`` adds to the gain of the pixels around it, f32[h,w]: as far as what is wrong seems to reach."""
+    import cv2
+
+    x, y, is_foreground = click
+    wrong = np.pad(mask != is_foreground, 1).astype(np.uint8)
+    depth = float(cv2.distanceTransform(wrong, cv2.DIST_L2, 3)[y + 1, x + 1])
+    if depth == 0:
+        return np.zeros(mask.shape, np.float32)
+    ys, xs = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    field = _PULL * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * (1.3 * depth + 1) ** 2))
+    return (field if is_foreground else -field).astype(np.float32)
+
+
+def _box_slices(box: tuple[float, float, float, float], hw: tuple[int, int]) -> tuple[slice, slice]:
+    x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
+    x1, y1 = min(hw[1], int(np.ceil(box[2]))), min(hw[0], int(np.ceil(box[3])))
+    return slice(min(y0, hw[0] - 1), max(y1, y0 + 1)), slice(min(x0, hw[1] - 1), max(x1, x0 + 1))
+
+
+def _marks(scene: Scene, clicks: Iterable[tuple[int, int, bool]], outside_box: Array) -> Marks:
+    labels = scene.regions.labels
+    inside_px, outside_px = np.zeros_like(outside_box), outside_box.copy()
+    for x, y, is_foreground in clicks:
+        (inside_px if is_foreground else outside_px)[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = True
+    inside = np.unique([labels[y, x] for x, y, is_foreground in clicks if is_foreground]).astype(int)
+    outside = scene.regions.mean(outside_box.astype(float)) > 0.5
+    for x, y, is_foreground in clicks:
+        outside[labels[y, x]] = not is_foreground
+    inside = inside[~outside[inside]]
+    return Marks(inside, outside, inside_px, outside_px & ~inside_px)
+
+
+def _motion_seed(scene: Scene, clicks: list[tuple[int, int, bool]], outside_box: Array) -> Array:
+    """The pixels from which a thing's own motion is learnt."""
+    seed = np.zeros(scene.picture.hw, bool)
+    for x, y, _ in clicks:
+        seed[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5] = True
+    return seed if clicks else moving_part(scene.flows, ~outside_box)
+
+
+def _from_click(scene: Scene, marks: Marks, gain: Array) -> Guess:
+    regions = scene.regions
+    moves = regions.mean(gain)
+    far = scene.distances(marks.inside)
+    order = np.argsort(far, kind="stable")
+    share = np.cumsum(regions.area[order]) / regions.area.sum()
+    starts = []
+    for extent in EXTENTS:
+        start = np.zeros(len(far), bool)
+        start[order[: max(1, int(np.searchsorted(share, extent)) + 1)]] = True
+        starts.append(start)
+    moving = moves > 0.5
+    moving[marks.inside] = True
+    moving = scene.connected(moving, marks.inside)
+    if regions.area[moving].sum() > 0.002 * regions.area.sum():
+        starts.append(moving)
+    return _best(scene, marks, moves, [_settle(scene, marks, moves, start) for start in starts])
+
+
+def _from_box(scene: Scene, marks: Marks, gain: Array, outside_box: Array) -> Guess:
+    regions = scene.regions
+    moves = regions.mean(gain)
+    ys, xs = np.flatnonzero(~outside_box.all(axis=1)), np.flatnonzero(~outside_box.all(axis=0))
+    centre, half = np.array([xs.mean() + 0.5, ys.mean() + 0.5]), np.array([len(xs), len(ys)]) / 2
+    off = np.abs(regions.center - centre) / half
+    round_ = np.hypot(off[:, 0], off[:, 1])
+    starts = [(~marks.outside) & (round_ < size) for size in (0.6, 0.85, 1.0, 1.5)]
+    starts.append((moves > 0.5) & ~marks.outside)
+    allowed = ~marks.outside
+    for seeds in (_central(round_, allowed), _unlike_outside(scene, round_, allowed)):
+        if not len(seeds):
+            continue
+        order = np.argsort(np.where(allowed, scene.distances(seeds), np.inf), kind="stable")
+        share = np.cumsum(regions.area[order]) / regions.area[allowed].sum()
+        for part in (0.35, 0.6):
+            start = np.zeros(len(order), bool)
+            start[order[share < part]] = True
+            starts.append(start)
+    found = [_settle(scene, marks, moves, start) for start in starts if start.any()]
+    guesses = [chosen for chosen in found if chosen.any()]
+    if not guesses:
+        return Guess(~marks.outside, 0.3)
+    fill = [_box_fill(scene, chosen, xs, ys) for chosen in guesses]
+    return _best(scene, marks, moves, guesses, np.array(fill))
+
+
+def _central(off: Array, allowed: Array) -> Array:
+    """The superpixels i[k] in the middle of the box; ``off`` f64[n] is how far from it they lie, 1 being the box's sides."""
+    return np.flatnonzero(allowed & (off <= max(0.12, float(off.min()))))
+
+
+def _unlike_outside(scene: Scene, off: Array, allowed: Array) -> Array:
+    """The superpixels i[k] of the box whose colours are the rarest outside it."""
+    models = _region_models(scene, allowed)
+    candidates = np.flatnonzero(allowed & (off < 0.75))
+    if models is None or not len(candidates):
+        return candidates
+    cost = models[1].cost(scene.regions.color[candidates])
+    return candidates[cost >= np.quantile(cost, 0.85)]
+
+
+def _box_fill(scene: Scene, chosen: Array, xs: Array, ys: Array) -> float:
+    """How much of the box's width and height the thing has, 0..1: a person draws a box tightly."""
+    mask = chosen[scene.regions.labels]
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return float(len(rows) and (rows[-1] - rows[0] + 1) / len(ys) * (cols[-1] - cols[0] + 1) / len(xs))
+
+
+def _corrected(scene: Scene, marks: Marks, gain: Array, guess: Guess, click: tuple[int, int, bool]) -> Guess:
+    """``guess`` with the part around ``click`` added or taken away, as far as looks best."""
+    import cv2
+
+    x, y, is_foreground = click
+    regions = scene.regions
+    here = int(regions.labels[y, x])
+    moves = regions.mean(gain)
+    if guess.chosen[here] == is_foreground:
+        return guess
+    wrong = guess.chosen != is_foreground
+    far = scene.distances(np.array([here]), wrong)
+    order = np.argsort(far, kind="stable")
+    order = order[np.isfinite(far[order])]
+    size = np.cumsum(regions.area[order])
+    depth = cv2.distanceTransform(np.pad(wrong[regions.labels], 1).astype(np.uint8), cv2.DIST_L2, 3)[y + 1, x + 1]
+    most = min(float(size[-1]), max(_MOST_CORRECTED * float(depth) ** 2, 400.0))
+    found = []
+    for step in np.geomspace(min(60.0, most), most, 6):
+        start = guess.chosen.copy()
+        start[order[: max(1, int(np.searchsorted(size, step)))]] = is_foreground
+        start[here] = is_foreground
+        if start.any():
+            found.append(_settle(scene, marks, moves, start, rounds=2, shape=2.0))
+    return _best(scene, marks, moves, found) if found else guess
+
+
+def _settle(scene: Scene, marks: Marks, moves: Array, start: Array, rounds: int = _ROUNDS, shape: float = _SHAPE) -> Array:
+    """Cut and learn colours in turns, from ``start`` bool[n]."""
+    regions = scene.regions
+    chosen = start & ~marks.outside
+    chosen[marks.inside] = True
+    held = np.where(chosen, shape, -shape)
+    for _ in range(rounds):
+        models = _region_models(scene, chosen)
+        if models is None:
+            break
+        per_pixel = np.clip(models[1].cost(regions.color) - models[0].cost(regions.color), -_MAX_COLOR_GAIN, _MAX_COLOR_GAIN)
+        gain = regions.area * (0.5 * per_pixel + _MOTION * moves + held)
+        gain[marks.outside] = -_CERTAIN
+        gain[marks.inside] = _CERTAIN
+        new = min_cut(gain, regions.first, regions.second, scene.bond)
+        if len(marks.inside):
+            new = scene.connected(new, marks.inside)
+        if not new.any() or (new == chosen).all():
+            break
+        chosen = new
+    return chosen
+
+
+def _region_models(scene: Scene, chosen: Array) -> tuple[ColorModel, ColorModel] | None:
+    """Colours of the chosen superpixels, and of the others, those nearby counting most."""
+    regions = scene.regions
+    if not chosen.any() or chosen.all():
+        return None
+    centre = np.average(regions.center[chosen], axis=0, weights=regions.area[chosen])
+    reach = np.sqrt(regions.area[chosen].sum()) * 1.2 + 20
+    off = np.hypot(*(regions.center - centre).T)
+    weight = regions.area * (np.exp(-0.5 * (off / reach) ** 2) + 0.05)
+    inside = fit_colors(regions.color[chosen], regions.area[chosen], 5)
+    return inside, fit_colors(regions.color[~chosen], weight[~chosen], 8)
+
+
+def features(scene: Scene, moves: Array, chosen: Array) -> Array:
+    """What tells a thing from a piece of a thing or from a heap of things, f64[9]."""
+    regions = scene.regions
+    cut = chosen[regions.first] != chosen[regions.second]
+    length = regions.length[cut].sum() + 1e-6
+    area = regions.area[chosen].sum()
+    typical = float(np.average(regions.step, weights=regions.length)) + 1.0
+    edge = (regions.length[cut] * (1 - np.exp(-regions.step[cut] / (2 * typical)))).sum() / length
+    motion_edge = (regions.length[cut] * np.minimum(scene.motion_step[cut], 2)).sum() / length
+    ring = np.zeros(len(chosen), bool)
+    ring[regions.first[cut]] = ring[regions.second[cut]] = True
+    ring &= ~chosen
+    mean = lambda part: float(np.average(moves[part], weights=regions.area[part])) if part.any() else 0.0  # noqa: E731
+    models = _region_models(scene, chosen)
+    apart = 0.0
+    if models is not None and ring.any():
+        gain = np.clip(models[1].cost(regions.color) - models[0].cost(regions.color), -4, 4)
+        apart = float(np.average(gain[chosen], weights=regions.area[chosen]) - np.average(gain[ring], weights=regions.area[ring]))
+    border = regions.border[chosen].sum() / (regions.border[chosen].sum() + length)
+    log_area = np.log(area / regions.area.sum())
+    compact = length / np.sqrt(area)
+    return np.array([edge, motion_edge, mean(chosen), mean(ring), apart, border, log_area, log_area**2, compact])
+
+
+# Fitted by hand (the choice) and by ridge regression of the overlap (the confidence) to composites of photographed things.
+WEIGHTS = np.array([0.5, 0.15, 0.08, -0.08, 0.03, -0.5, 0.0, -0.01, -0.01])
+BIAS = 0.35
+AGREEMENT = 0.4
+BOX_FILL = 0.5
+OVERLAP_WEIGHTS = np.array([0.197, 0.026, 0.056, 0.024, 0.031, -0.465, -0.051, -0.005, -0.008])
+OVERLAP_AGREEMENT = 0.512
+OVERLAP_BIAS = -0.098
+
+
+def _best(scene: Scene, marks: Marks, moves: Array, found: list[Array], bonus: Array | None = None) -> Guess:
+    area = scene.regions.area
+    count = len(found)
+    overlap = np.array([[area[a & b].sum() / max(area[a | b].sum(), 1) for b in found] for a in found])
+    agreement = (overlap.sum(axis=1) - 1) / max(count - 1, 1)
+    seen = np.array([features(scene, moves, chosen) for chosen in found])
+    score = seen @ WEIGHTS + BIAS + AGREEMENT * agreement
+    if bonus is not None:
+        score = score + BOX_FILL * (np.minimum(bonus, 0.9) - 0.8)
+    best = int(np.argmax(score))
+    overlap_there = float(seen[best] @ OVERLAP_WEIGHTS + OVERLAP_AGREEMENT * agreement[best] + OVERLAP_BIAS)
+    # An expected overlap of 0.62 is where about half of the masks turn out to be wrong.
+    return Guess(found[best], float(np.clip(0.5 + 2 * (overlap_there - 0.62), 0.05, 0.98)))
+
+
+def _to_pixels(scene: Scene, marks: Marks, gain: Array, local: Array, chosen: Array) -> Array:
+    """The pixels of the chosen superpixels, their outline cut anew pixel by pixel."""
+    mask = chosen[scene.regions.labels] & ~marks.outside_px | marks.inside_px
+    for width in _BANDS_PX:
+        models = color_models(scene.picture, mask, 40)
+        if models is None:
+            return mask
+        band = grow(mask, width) & ~shrink(mask, width) | (np.abs(local) > 0.5)
+        total = local.astype(float)
+        total[band] += 0.5 * color_gain(models, scene.picture.lab[band]) + _PIXEL_MOTION * gain[band]
+        total[marks.outside_px], total[marks.inside_px] = -_CERTAIN, _CERTAIN
+        mask = tidy(cut_band(scene.picture, mask, total, band), marks.inside_px) & ~marks.outside_px
+    return mask | marks.inside_px
