@@ -1,24 +1,37 @@
 """Fits the numbers with which harmonisation reads the light of a scene, ``pipeline/composite/harmonize.npz``.
 
-    python -m benchmarks.harmonize_fit PHOTOS -o harmonize.npz [--views 16] [--epochs 30] [--seed 0]
+    python -m benchmarks.harmonize_fit FOLDER [--list harmonize_photos.txt] [-o harmonize.npz] [--views 24] [--epochs 30] [--seed 0]
 
-Every photograph of the folder is taken for a scene in neutral light and seen several times, whole or cropped, each time under
-another cast: none in a fifth of the views, a dimmed one in a tenth, else drawn along the colours of daylight and lamps with some
-green or magenta, lowered or not, as gains of the light or of the display values. The numbers are those with which 25 objects, lit
-by what was estimated, come closest to the same objects under the cast; where there is none, what counts is how often an object is
-changed visibly. The casts of ``harmonize_quality`` are not among those that are drawn.
+Every photograph is taken for a scene in neutral light and seen several times: whole or cropped, as one frame or as two, sometimes
+beside another photograph (a clip that cuts), half of them developed with another contrast and saturation; each time under another
+cast: none in a quarter of the views, a dimmed one in a tenth, else drawn along the colours of daylight and lamps with some green or
+magenta, lowered or not, as gains of the light or of the display values. The numbers are those with which 25 objects, lit by what
+was estimated, come closest to the same objects under the cast; where there is none, what counts is how often an object is changed
+visibly. The casts of ``harmonize_quality`` are not among those that are drawn. The same folder, list and seed give the same numbers
+on the same versions of NumPy, OpenCV and PyTorch.
 
-What ships was fitted on 527 photographs: 418 of a public set of one ImageNet picture per class (14 views each), 23 of Kodak's
-lossless set, 9 of scikit-image and 77 freely licensed ones from themes, wallpapers and demonstrations (35 views each). Some of
-those pictures may be used for research alone. No picture and no part of one is in the file: it holds 5,120 smooth filter values
-and a thousand weights, measured over thousands of views. Another draw of views moves the figures by a few hundredths.
+What ships was fitted on the 549 freely licensed photographs that ``harmonize_photos.txt`` names, each by its path in FOLDER, where
+every source is unpacked in a folder of its name (Debian 12 packages by ``dpkg -x``):
+
+- ``endless-sky-data`` 0.9.8-1.2 (235; landscapes, cities, rooms: public domain, CC BY-SA 3.0 and 4.0)
+- ``gcompris-qt-data`` 3.1-2 (221; animals, things, buildings, taken from its ``.rcc`` files by Qt's ``rcc --reverse``: GPL-3+,
+  CC BY 1.0 to 3.0, CC BY-SA 2.0 to 4.0, CC0, public domain)
+- ``kphotoalbum`` 5.9.1-1 (25; GPL-2+), ``lomiri-wallpapers-16.04`` 20.04.0-2 (11; CC BY 4.0, CC BY-SA 4.0, CC0),
+  ``mate-backgrounds`` 1.26.0-1 (9; GPL-2+, CC BY-SA 4.0), ``lxqt-themes`` 1.2.0-1 (8; LGPL-2.1+),
+  ``plasma-workspace-wallpapers`` 5.27.5-2 (7; GPL-2+), ``palapeli-data`` 22.12.3-1 (5; GPL-2+),
+  ``python3-sklearn`` 1.2.1 (2; CC BY 2.0)
+- from their public repositories: ``budgie-backgrounds`` (12; CC0), ``pop-wallpapers`` (5; public domain), the theme
+  ``twentytwentyfive`` (4; CC0); from PyPI: ``scikit-image`` 0.26.0 (5; CC0, public domain)
+
+No picture and no part of one is in the file: it holds 5,120 smooth filter values and a thousand weights, measured over thousands of
+views. Another seed moves the figures by a few hundredths.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +39,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harmonize_quality import COLOR_CHECKER, apply_display_gains, apply_light, read_scenes
-from pipeline.composite.harmonize import BINS, CAST_AXIS, NUMBERS, gather_evidence
+from benchmarks.harmonize_quality import COLOR_CHECKER, apply_display_gains, apply_light, shrink
+from pipeline.composite.harmonize import BINS, CAST_AXIS, MOST_CAST, MOST_EXPOSURE, NUMBERS, gather_evidence
 from pipeline.composite.light import decode_light
+from pipeline.images import read_image
+
+PHOTOS = Path(__file__).with_name("harmonize_photos.txt")
+NOTE = "Fitted by benchmarks/harmonize_fit.py on the freely licensed photographs of harmonize_photos.txt; it contains none of them."
 
 HIDDEN = 16
 SHAPES = 8
 VIEW_PX = 160
-NONE, DIMMED, DISPLAY = 0.2, 0.1, 0.28
+NONE, DIMMED, DISPLAY = 0.25, 0.1, 0.28
 """Shares of the views without a cast, only dimmed, and of casts on display values."""
 VISIBLE_DE = 3.5
+FALSE_ALARM = 0.85
+"""The weight of views without a cast beside those with one."""
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 OBJECTS = np.array([list(bytes.fromhex(code)) for code in [*COLOR_CHECKER.split(), "8c6b54"]]) / 255
 TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
@@ -64,18 +83,46 @@ def draw_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image[y : y + tall, x : x + wide]
 
 
-def draw_views(folder: Path, per_photo: int, rng: np.random.Generator) -> Iterator[tuple[Any, np.ndarray, bool]]:
-    """Evidence, gains and whether they are display gains of every view of every photograph."""
+def develop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another contrast and saturation of u8[H,W,3]; its greys stay grey."""
+    display = (image.astype(np.float32) / 255) ** np.exp(rng.normal(0, 0.12))
+    grey = (display @ LUMINANCE.astype(np.float32))[..., None]
+    return np.round(255 * np.clip(grey + rng.uniform(0.75, 1.2) * (display - grey), 0, 1)).astype(np.uint8)
+
+
+def draw_frames(photos: Sequence[np.ndarray], index: int, view: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One or two frames u8[h,w,3] of a clip, as photograph ``index`` and perhaps another one may show it."""
     import cv2
 
-    for _, frames in read_scenes(folder):
+    kind = rng.random()
+    if view % 3 == 0:
+        frames = [photos[index]]
+    elif kind < 0.85:
+        frames = [draw_crop(photos[index], rng) for _ in range(1 if kind < 0.6 else 2)]
+    else:
+        frames = [draw_crop(photos[place], rng) for place in (index, rng.integers(len(photos)))]
+    scales = [min(1.0, VIEW_PX / max(frame.shape[:2])) for frame in frames]
+    small = [cv2.resize(frame, None, fx=by, fy=by, interpolation=cv2.INTER_AREA) for frame, by in zip(frames, scales, strict=True)]
+    return [develop(frame, rng) for frame in small] if view % 2 else small
+
+
+def draw_views(photos: Sequence[np.ndarray], per_photo: int, seed: int) -> Iterator[tuple[Any, np.ndarray, bool]]:
+    """Evidence, gains and whether they are display gains of every view of every photograph u8[H,W,3]."""
+    for index in range(len(photos)):
+        rng = np.random.default_rng([seed, index])
         for view in range(per_photo):
-            seen = frames[0] if view % 3 == 0 else draw_crop(frames[0], rng)
-            scale = min(1.0, VIEW_PX / max(seen.shape[:2]))
-            seen = cv2.resize(seen, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            frames = draw_frames(photos, index, view, rng)
             gains, is_display = draw_cast(rng)
-            lit = apply_display_gains(seen, gains) if is_display else apply_light(decode_light(seen), gains)
-            yield gather_evidence([lit]), gains, is_display
+            lit = [apply_display_gains(seen, gains) if is_display else apply_light(decode_light(seen), gains) for seen in frames]
+            yield gather_evidence(lit), gains, is_display
+
+
+def read_photos(folder: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The photographs u8[H,W,3], shrunk; stops if one is missing."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing or not names:
+        raise SystemExit(f"{len(missing)} of {len(names)} photographs are not in {folder}, such as {missing[:1]}.")
+    return [shrink(read_image(folder / name).rgb) for name in names]
 
 
 class LightNet(nn.Module):
@@ -129,7 +176,10 @@ class LightNet(nn.Module):
 
 
 def _to_gains(cast: Tensor, exposure: Tensor) -> Tensor:
+    length = torch.sqrt((cast * cast).sum(dim=1, keepdim=True) + 1e-9)
+    cast = cast * MOST_CAST * torch.tanh(length / MOST_CAST) / length
     gains = torch.exp(torch.stack([cast[:, 0], torch.zeros_like(exposure), cast[:, 1]], dim=1))
+    exposure = MOST_EXPOSURE * torch.tanh(exposure / MOST_EXPOSURE)
     return gains / (gains @ torch.tensor(LUMINANCE, dtype=torch.float32))[:, None] * torch.exp(exposure)[:, None]
 
 
@@ -172,10 +222,10 @@ def fit(views: list[tuple[Any, np.ndarray, bool]], epochs: int, seed: int, batch
         error = (_lab(_decode(objects) * estimate[:, None]) - truth[chosen]).norm(dim=-1)
         none = is_none[chosen]
         share = (error / plain[chosen].clamp(min=0.5))[~none]
-        loss = (0.5 * torch.log(0.2 + share) + 0.7 * torch.sigmoid((share - 0.45) / 0.15)).mean()
-        loss = loss + 0.2 * torch.sigmoid((share - 1) / 0.15).mean() + 0.3 * (cast - ratios[chosen]).norm(dim=1).mean()
+        loss = (0.5 * torch.log(0.1 + share) + torch.sigmoid((share - 0.45) / 0.15)).mean()
+        loss = loss + 0.3 * torch.sigmoid((share - 1) / 0.15).mean() + 0.3 * (cast - ratios[chosen]).norm(dim=1).mean()
         if none.any():
-            loss = loss + 0.9 * (torch.sigmoid((error[none] - VISIBLE_DE) / 0.8) + 0.02 * error[none]).mean()
+            loss = loss + FALSE_ALARM * (torch.sigmoid((error[none] - VISIBLE_DE) / 0.8) + 0.02 * error[none]).mean()
         optimizer.zero_grad()
         (loss + 2e-4 * net.roughness()).backward()
         optimizer.step()
@@ -185,18 +235,19 @@ def fit(views: list[tuple[Any, np.ndarray, bool]], epochs: int, seed: int, batch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="folder of photographs")
+    parser.add_argument("folder", type=Path, help="folder of the sources")
+    parser.add_argument("--list", type=Path, default=PHOTOS, help="photographs, a path in the folder on each line")
     parser.add_argument("-o", "--output", type=Path, default=NUMBERS)
-    parser.add_argument("--views", type=int, default=16, help="views of each photograph")
+    parser.add_argument("--views", type=int, default=24, help="views of each photograph")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # sums in one order
     started = time.monotonic()
-    views = list(draw_views(arguments.photos, arguments.views, np.random.default_rng(arguments.seed)))
-    if not views:
-        raise SystemExit(f"there is no photograph in {arguments.photos}.")
-    print(f"{len(views)} views, {time.monotonic() - started:.0f} s")
-    np.savez_compressed(arguments.output, **fit(views, arguments.epochs, arguments.seed))
+    photos = read_photos(arguments.folder, arguments.list.read_text().splitlines())
+    views = list(draw_views(photos, arguments.views, arguments.seed))
+    print(f"{len(photos)} photographs, {len(views)} views, {time.monotonic() - started:.0f} s")
+    np.savez_compressed(arguments.output, note=np.array(NOTE), **fit(views, arguments.epochs, arguments.seed))
     print(f"{arguments.output.name}: {arguments.output.stat().st_size / 1e3:.0f} kB, {time.monotonic() - started:.0f} s")
 
 

@@ -1,6 +1,6 @@
-"""How well a segmenter finds and follows things whose masks are known.
+"""How well the segmenter without weights finds and follows things whose masks are known.
 
-    python -m benchmarks.segmentation_quality [--objects DIR] [--clips DIR] [--count 12] [--segmenter fallback] [--pictures DIR]
+    python -m benchmarks.segmentation_quality [--objects DIR] [--clips DIR] [--count 12] [--pictures DIR]
                                               [--truth FILE.json --truth-clip CLIP] [--keep DIR]
 
 Every composite is a photographed cut-out (the PNGs of ``--objects`` with an alpha channel; by default the one of the examples and
@@ -18,7 +18,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,8 +27,10 @@ import cv2
 import numpy as np
 
 from pipeline import media
+from pipeline.errors import UserError
 from pipeline.images import read_image
 from pipeline.segmentation import Segmenter
+from pipeline.segmentation.fallback import FallbackSegmenter
 from pipeline.types import Click, Prompt
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
@@ -101,7 +103,10 @@ def read_footage(path: Path, rng: np.random.Generator) -> list[np.ndarray] | Non
     clip = media.probe_clip(path)
     starts = list(range(0, clip.num_frames - NUM_FRAMES + 1, 12))
     for start in rng.permutation(starts)[:6] if starts else ():
-        frames = [shrink(frame.image) for frame in media.read_frames(clip, int(start), int(start) + NUM_FRAMES)]
+        try:
+            frames = [shrink(frame.image) for frame in media.read_frames(clip, int(start), int(start) + NUM_FRAMES)]
+        except UserError:  # damaged there
+            continue
         small = [cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA).astype(float) for frame in frames]
         steps = np.array([np.abs(a - b).mean() for a, b in pairwise(small)])
         if steps.max() < max(12.0, 6 * np.median(steps)) and small[0].std() > 8:
@@ -277,12 +282,16 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return shown
 
 
-def print_rows(rows: list[Row]) -> None:
+def print_rows(measured: Iterable[Row]) -> None:
+    """Every row as soon as it is there, then the means."""
     print(f"{'':38s} click    box   corr  track   last  conf  click s (cpu)  frame s (cpu)")
-    for row in rows:
+    rows = []
+    for row in measured:
+        rows.append(row)
         print(
             f"{row.name:38s} {row.click:5.3f}  {row.box:5.3f}  {row.corrected:5.3f}  {row.tracked:5.3f}  {row.last:5.3f}  "
-            f"{row.confidence[0][0]:4.2f}  {row.click_s:5.2f} ({row.click_cpu_s:4.2f})  {row.frame_s:5.3f} ({row.frame_cpu_s:5.3f})"
+            f"{row.confidence[0][0]:4.2f}  {row.click_s:4.2f} ({row.click_cpu_s:4.2f}) {row.frame_s:5.3f} ({row.frame_cpu_s:.2f})",
+            flush=True,
         )
     mean = np.array([[r.click, r.box, r.corrected, r.tracked, r.last] for r in rows]).mean(axis=0)
     times = np.median([[r.click_s, r.click_cpu_s, r.frame_s, r.frame_cpu_s] for r in rows], axis=0)
@@ -296,31 +305,22 @@ def print_rows(rows: list[Row]) -> None:
     print(f"and {marked:.2f} of all that do are among them")
 
 
-def build_segmenter(name: str) -> Segmenter:
-    if name == "fallback":
-        from pipeline.segmentation.fallback import FallbackSegmenter
-
-        return FallbackSegmenter()
-    raise SystemExit(f"no segmenter {name!r}; known: fallback")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=Path)
     parser.add_argument("--clips", type=Path)
     parser.add_argument("--count", type=int, default=12)
-    parser.add_argument("--segmenter", default="fallback")
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--keep", type=Path, help="folder where composites are kept, and found again")
     parser.add_argument("--truth", type=Path, default=BUNNY)
     parser.add_argument("--truth-clip", type=Path)
     args = parser.parse_args()
-    segmenter = build_segmenter(args.segmenter)
+    segmenter = FallbackSegmenter()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         cases = make_composites(folder, args.objects, args.clips, args.count)
-        print_rows([measure(segmenter, case, args.pictures) for case in cases])
+        print_rows(measure(segmenter, case, args.pictures) for case in cases)
     if args.truth_clip is not None:
         print_rows([measure(segmenter, read_truth(args.truth, args.truth_clip), args.pictures)])
 

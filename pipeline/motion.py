@@ -416,9 +416,13 @@ class LayerMotion:
         """Mesh vertices f32[V,2] in clip pixels at a frame."""
         return self.warp(frame_index).forward(self._mesh[0]).astype(np.float32)
 
+    def warped_outline_px(self, frame_index: int) -> Array:
+        """Points f64[N,2] all around the warped reference (alpha of at least 0.5) at a frame."""
+        return self.warp(frame_index).forward(self._outline)
+
     def warped_bounds_px(self, frame_index: int) -> Array:
         """Bounds f64[4] of the warped reference (alpha of at least 0.5) at a frame."""
-        return geometry.bounds_of(self.warp(frame_index).forward(self._outline))
+        return geometry.bounds_of(self.warped_outline_px(frame_index))
 
     @cached_property
     def _outline(self) -> Array:

@@ -8,6 +8,7 @@ is measured by what its frames carry. Of several layers the worst value counts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,13 @@ CONTROL_POINTS = 9
 """Where the warp is asked, along each side; between them it is interpolated."""
 
 LEAST_SHARE = 0.1
-"""An object of which less than this share is laid in the picture is not judged."""
+"""An object of which less than this share is laid in the picture is not judged for its looks."""
+
+LEAST_VISIBLE = 0.25
+"""An object of which less than this share can lie in the picture is not judged for its place."""
+
+SOLID = 0.9
+"""Only what covers at least this much of a cell is judged."""
 
 LEAK_STEP = 4
 """One pixel in so many each way is compared to the source; the touched region is grown by one of these steps."""
@@ -160,18 +167,46 @@ class _Judge:
         if roi is None:
             return None
         covers = judges[judges.index(self) + 1 :]
-        image, laid, scale = _reduced(frame, alpha, roi, corners, self._reference.shape[:2], covers)
+        spans = _spans(corners)
+        image, laid, scale = _reduced(frame, alpha, roi, spans, self._reference.shape[:2], covers)
         places = _samples((corners - [roi[0], roi[1]]) * scale, self._reference.shape[:2])
         found = _sample(image, places)
-        weight = self._weight * _sample(laid, places)
+        solid = _sample(laid, places) / max(self.layer.blend.opacity, 1e-3)
+        weight = self._weight * np.where(solid >= SOLID, np.minimum(solid, 1), 0)  # edges show what lies behind
         if weight.sum() < LEAST_SHARE * self._weight.sum():
             return None
-        return _Seen(found, weight, self._identity(found, weight))
+        wanted = _as_fine_as(self._reference, spans)
+        identity = self._identity(found, weight, wanted)
+        streak = self._streak(frame.frame_index, corners)
+        if streak is not None:  # blur that was asked for is not held against the object, nor is its absence
+            identity = max(identity, self._identity(found, weight, streak(wanted)))
+        return _Seen(found, weight, identity)
 
-    def _identity(self, found: Array, weight: Array) -> float:
+    def _streak(self, frame_index: int, corners: Array) -> Callable[[Array], Array] | None:
+        """The motion blur that the layer asks for, as a filter of the canvas; None where it is too short to be seen."""
+        import cv2
+
+        half = self.layer.blend.motion_blur / 2
+        if half == 0:
+            return None
+        path = self.motion.warp(frame_index + half).forward(self._grid) - self.motion.warp(frame_index - half).forward(self._grid)
+        axes = np.stack([(corners[:, -1] - corners[:, 0]).mean(axis=0), (corners[-1] - corners[0]).mean(axis=0)], axis=1)
+        if abs(np.linalg.det(axes)) < 1e-3:
+            return None
+        x, y = np.linalg.solve(axes, path.mean(axis=(0, 1))) * [self._reference.shape[1], self._reference.shape[0]]
+        reach = float(np.hypot(x, y)) / 2
+        if not 0.75 <= reach <= CANVAS_SIDE / 2:
+            return None
+        side = int(np.ceil(reach))
+        kernel = np.zeros((2 * side + 1, 2 * side + 1), np.float32)
+        ends = [(round(16 * (side + sign * x / 2)), round(16 * (side + sign * y / 2))) for sign in (-1, 1)]
+        cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_AA, 4)
+        return lambda canvas: cv2.filter2D(canvas, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+
+    def _identity(self, found: Array, weight: Array, reference: Array) -> float:
         """Contrast and structure of luma (SSIM without its luminance term) times nearness of the local colour."""
         smooth = _Smoother(weight)
-        own, wanted = _luma(found), _luma(self._reference)
+        own, wanted = _luma(found), _luma(reference)
         mean_own, mean_wanted = smooth(own), smooth(wanted)
         var_own, var_wanted = smooth(own * own) - mean_own**2, smooth(wanted * wanted) - mean_wanted**2
         covariance = smooth(own * wanted) - mean_own * mean_wanted
@@ -181,15 +216,14 @@ class _Judge:
         return float(np.clip((np.clip(structure, 0, 1) * colour * weight).sum() / weight.sum(), 0, 1))
 
     def adherence(self, frame: Frame, alpha: Array, judges: list[_Judge]) -> float | None:
-        """|L and W| / |W or (L less E)|: bounds of what was laid L, of the warped reference W, of the effective box and its shadow E.
+        """|L and W| / |W or (L less E)|: bounds of what was laid L, of the warped reference W, and of ``place`` E.
 
         What a layer removes, what stays in front of it, and the places of other layers are left out of the account.
         """
         index, (height, width) = frame.frame_index, frame.source.hw
         if not self.motion.exists(index):
             return None
-        edges = np.array([0, 0, width, height], np.float64)
-        own = _common(self.motion.warped_bounds_px(index), edges)
+        own = _bounds_inside(self.motion.warped_outline_px(index), width, height)
         if own is None:
             return None
         laid = self._laid_bounds(frame, alpha, judges, own)
@@ -267,6 +301,18 @@ def _common(one: Array, other: Array | None) -> Array | None:
     return None if (high <= low).any() else np.concatenate([low, high]).astype(np.float64)
 
 
+def _bounds_inside(outline: Array, width: int, height: int) -> Array | None:
+    """Bounds f64[4] of what lies in the picture; None where that is too little to tell."""
+    import cv2
+
+    hull = cv2.convexHull(np.clip(outline, -1e5, 1e5).astype(np.float32))
+    edges = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    area, inside = cv2.intersectConvexConvex(hull, edges)
+    if inside is None or area < LEAST_VISIBLE * cv2.contourArea(hull):
+        return None
+    return geometry.bounds_of(inside.reshape(-1, 2).astype(np.float64))
+
+
 def _area(box: Array | None) -> float:
     return 0.0 if box is None else float((box[2] - box[0]) * (box[3] - box[1]))
 
@@ -287,7 +333,7 @@ def _shrink_reference(layer: Layer, box: Array) -> tuple[Array, Array]:
     premultiplied = cv2.resize(reference.image[y0:y1, x0:x1] * alpha[..., None], size, interpolation=method)
     weight = cv2.resize(alpha, size, interpolation=method)
     colour = premultiplied / np.maximum(weight, 1e-3)[..., None]
-    weight = np.where(weight >= 0.9, weight, 0).astype(np.float32)  # the rim shows what lies behind
+    weight = np.where(weight >= SOLID, weight, 0).astype(np.float32)
     if weight.sum() < 4:
         weight = np.ones_like(weight)
     return colour.astype(np.float32), weight
@@ -306,17 +352,38 @@ def _inside(bounds: Array, region: Array) -> tuple[int, int, int, int] | None:
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
+def _spans(corners: Array) -> tuple[float, float]:
+    """How many pixels of the clip a reference covers across and along, from a grid of points on it."""
+    across = np.linalg.norm(np.diff(corners, axis=1), axis=2).sum(axis=1).mean()
+    along = np.linalg.norm(np.diff(corners, axis=0), axis=2).sum(axis=0).mean()
+    return max(float(across), 1e-6), max(float(along), 1e-6)
+
+
+def _as_fine_as(canvas: Array, spans: tuple[float, float]) -> Array:
+    """The canvas without the detail that an object of this size cannot show."""
+    import cv2
+
+    height, width = canvas.shape[:2]
+    size = (min(width, max(2, round(spans[0]))), min(height, max(2, round(spans[1]))))
+    if size == (width, height):
+        return canvas
+    return cv2.resize(cv2.resize(canvas, size, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 def _reduced(
-    frame: Frame, alpha: Array, roi: tuple[int, int, int, int], corners: Array, hw: tuple[int, int], covers: list[_Judge]
+    frame: Frame,
+    alpha: Array,
+    roi: tuple[int, int, int, int],
+    spans: tuple[float, float],
+    hw: tuple[int, int],
+    covers: list[_Judge],
 ) -> tuple[Array, Array, Array]:
     """A region of the result and of its layer's alpha, f32, reduced to about the canvas's own sampling; and by what factor."""
     import cv2
 
     x0, y0, x1, y1 = roi
     part = (slice(y0 - frame.y0, y1 - frame.y0), slice(x0 - frame.x0, x1 - frame.x0))
-    across = np.linalg.norm(np.diff(corners, axis=1), axis=2).sum(axis=1).mean()
-    along = np.linalg.norm(np.diff(corners, axis=0), axis=2).sum(axis=0).mean()
-    wanted = min(1.0, max(hw[1] / max(across, 1e-6), hw[0] / max(along, 1e-6)))
+    wanted = min(1.0, max(hw[1] / spans[0], hw[0] / spans[1]))
     size = (max(1, round((x1 - x0) * wanted)), max(1, round((y1 - y0) * wanted)))
     scale = np.array([size[0] / (x1 - x0), size[1] / (y1 - y0)])
     image = cv2.resize(frame.patch[part], size, interpolation=cv2.INTER_AREA).astype(np.float32)

@@ -151,7 +151,7 @@ def estimate_motion(
 
 def _apply_all(matrices: Array, points: Array) -> Array:
     """Every map f64[H,3,3] applied to every point f64[N,2]: f64[H,N,2]."""
-    moved = np.einsum("hij,nj->hni", matrices, np.concatenate([points, np.ones((len(points), 1))], axis=1))
+    moved = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ matrices.transpose(0, 2, 1)
     depth = moved[..., 2:]
     return moved[..., :2] / np.where(np.abs(depth) < 1e-9, 1e-9, depth)
 

@@ -33,8 +33,14 @@ def test_from_the_first_take_to_a_result_dropped_back(chromium, material, tmp_pa
         visitor.drag((0.2, 0.3), (0.5, 0.7))
         visitor.insert()
         tab.wait_for_selector(f'{STAGE}[data-painted-frame="{NUM_FRAMES // 2}"]')
-        assert 0.15 < tab.evaluate("document.querySelector('.rv-root').viewer.wipe") < 0.24, "the wipe line stands beside the object"
+        assert 0.15 < tab.evaluate("document.querySelector('.rv-root').viewer.wipe") < 0.24, (
+            "the wipe line stands beside the object"
+        )
         assert tab.locator("#result-video video").count() == 1, "the player with sound is there as well"
+        assert tab.locator(".rv-quality .rv-said").inner_text().startswith(f"Frame {NUM_FRAMES // 2}: identity 0.")
+        tab.evaluate("document.querySelector('.rv-root').viewer.strip.wantRange([2, 5])")
+        tab.get_by_role("button", name="Re-render frames 2 to 4 into this take").wait_for()
+        assert tab.locator(STAGE).is_visible(), "one goes on looking at the result"
 
         first = visitor.download("#download-video", tmp_path)
         tab.get_by_role("tab", name="Motion").click()

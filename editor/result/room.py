@@ -172,8 +172,8 @@ class ResultRoom:
     # -- what the person does ------------------------------------------------------------------------------------------------------
 
     def act(self, token: object, wish: object) -> Outcome:
-        """One of ``ACTIONS`` on a take, ``reuse`` or ``range``, as the viewer sends it: ``action``, ``take`` (its key), and what more it
-        takes."""
+        """One of ``ACTIONS`` on a take, ``reuse`` or ``range``, as the viewer sends it: ``action``, ``take`` (its key), and what
+        more it takes."""
         wish = wish if isinstance(wish, Mapping) else {}
         action, key = wish.get("action"), wish.get("take")
         if action == "range":

@@ -11,9 +11,11 @@ few frames of the whole clip, in linear light:
   are (means, quantiles, how much is clipped): how far below white its highlights stay tells a dimmed scene, a wide or divided
   probability tells that the colour is a guess. The colour is weighed with the confidence.
 
-The result is one von Kries gain per channel for the whole clip, so it cannot flicker. The numbers in ``harmonize.npz`` were fitted
-by ``benchmarks/harmonize_fit.py``, which says on what; ``benchmarks/harmonize_quality.py`` measures what they achieve on any
-material. What they cannot know is whether a scene is orange by its light or by its things: a sunset is taken for a lamp.
+The result is one von Kries gain per channel for the whole clip, so it cannot flicker. Both parts are limited softly: what a
+scene is by nature (a night, a sea) is easily taken for its light, and an object must not follow it all the way. The numbers in
+``harmonize.npz`` were fitted by ``benchmarks/harmonize_fit.py``, which says on what; ``benchmarks/harmonize_quality.py`` measures
+what they achieve on any material. What they cannot know is whether a scene is orange by its light or by its things: a sunset is
+taken for a lamp.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ BIN_WIDTH = 0.1
 """Histograms span log ratios of -1.6 to 1.6 on either axis."""
 CAST_AXIS = (np.arange(BINS) - BINS / 2) * BIN_WIDTH
 """The log ratio at each bin."""
+MOST_CAST = 0.8
+"""What the length of the two log ratios comes near to and never exceeds."""
+MOST_EXPOSURE = float(np.log(1.6))
+"""The same for the logarithm of the exposure, either way."""
 
 _LONG_SIDE_PX = 160
 _DARKEST, _BRIGHTEST = 40, 250
@@ -159,7 +165,7 @@ def _numbers() -> dict[str, Array]:
     """The fitted numbers: ``filters`` [4,BINS,BINS] and ``prior`` [BINS,BINS] of the score; ``mean`` and ``spread`` [42] of the
     levels; ``hidden`` [h,51] and ``out`` [2,h+1] of the perceptron, the last column of each its offset."""
     with np.load(NUMBERS) as stored:
-        return {name: stored[name].astype(np.float64) for name in stored.files}
+        return {name: stored[name].astype(np.float64) for name in stored.files if name != "note"}
 
 
 def _judge(evidence: Evidence, numbers: dict[str, Array]) -> tuple[Array, float, float]:
@@ -191,6 +197,9 @@ def _shape(probability: Array, cast: Array) -> Array:
 
 
 def _gains(cast: Array, exposure: float) -> Array:
-    """A gain per channel from log ratios (red to green, blue to green) and the logarithm of what happens to a grey's luminance."""
-    gains = np.exp(np.array([cast[0], 0.0, cast[1]]))
-    return gains / float(gains @ _LUMINANCE) * np.exp(exposure)
+    """A gain per channel from log ratios (red to green, blue to green) and the logarithm of what happens to a grey's luminance,
+    both limited."""
+    length = float(np.linalg.norm(cast)) + 1e-9
+    red, blue = cast * MOST_CAST * np.tanh(length / MOST_CAST) / length
+    gains = np.exp(np.array([red, 0.0, blue]))
+    return gains / float(gains @ _LUMINANCE) * np.exp(MOST_EXPOSURE * np.tanh(exposure / MOST_EXPOSURE))

@@ -96,7 +96,7 @@ class Case:
 
 
 def prepare_case(name: str, clip: Clip, track: MaskTrack, num_frames: int = NUM_FRAMES, report: Report = ignore_progress) -> Case:
-    """Choose the first longest stretch of at most ``num_frames`` in which the thing is seen, and study the thing in it.
+    """Choose at most ``num_frames`` in which the thing is seen (``choose_stretch``), and study the thing in them.
 
     Raises ``ValueError`` when it is never seen, or not elsewhere too.
     """
@@ -107,24 +107,24 @@ def prepare_case(name: str, clip: Clip, track: MaskTrack, num_frames: int = NUM_
 
 
 def choose_stretch(track: MaskTrack, num_frames: int) -> tuple[int, int]:
-    """The first of the longest runs of frames with a mask, cut to ``num_frames``, something being left for a reference.
-
-    Raises ``ValueError`` when the thing is seen in fewer than three frames.
+    """The frames to score: at most ``num_frames`` on end in which the thing is seen, the longest there are, and of those the ones
+    that show most of it; something is left for a reference. Raises ``ValueError`` when it is seen in fewer than three frames.
     """
-    is_seen = mask_areas(track) > 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_seen, [False]]).astype(np.int8)))
+    areas = mask_areas(track)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], areas > 0, [False]]).astype(np.int8)))
     runs = edges.reshape(-1, 2)
     if len(runs) == 0:
         raise ValueError("its mask is empty in every frame")
-    lengths = np.minimum(runs[:, 1] - runs[:, 0], num_frames)
-    start = int(runs[int(np.argmax(lengths)), 0])
-    stop = start + int(lengths.max())
-    seen = int(is_seen.sum())
+    seen = int((areas > 0).sum())
     if seen < 3:
         raise ValueError("its thing is seen in fewer than three frames")
-    if stop - start == seen:  # all of it would be scored: leave the last third for the reference
-        stop = start + max(2, (2 * seen) // 3)
-    return start, stop
+    length = min(num_frames, int((runs[:, 1] - runs[:, 0]).max()))
+    if length == seen:  # all of it would be scored: leave a third for the reference
+        length = max(2, (2 * seen) // 3)
+    starts = [start for first, last in runs for start in range(first, last - length + 1)]
+    sums = np.concatenate([[0], np.cumsum(areas)])
+    best = max(starts, key=lambda start: (int(sums[start + length] - sums[start]), -start))
+    return int(best), int(best) + length
 
 
 class _Watched:

@@ -17,6 +17,23 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_BASES = 8
 """How many files may stand on one another."""
 
+DATASETS = (
+    "youtube_vos",
+    "youtube_vis",
+    "uvo",
+    "mose",
+    "vipseg",
+    "vspw",
+    "sa_v",
+    "pexels_videos",
+    "mvimgnet",
+    "vivid",
+    "chdtf",
+    "celebv_hq",
+    "pexels_images",
+)
+"""The paper's Table 1, in its order; ``datasets.ADAPTERS`` reads them."""
+
 _share = doc.number(0, 1)
 _path = doc.line(1, 4096)
 
@@ -38,9 +55,11 @@ def _range(low: float, high: float) -> doc.Check:
 class SourceConfig(Node):
     """Where samples come from. ``composites`` need ``footage`` and ``cutouts``, ``simulated`` needs ``cutouts`` and ``pictures``,
     ``real`` needs ``footage`` with masks beside it, of which ``per_video`` clips each are read, ``shards`` a folder of prepared
-    clips in ``shards``. Paths start at the file's folder. ``share`` is relative to the others."""
+    clips in ``shards``, a ``dataset`` its ``name`` and ``footage``, the folder in which it lies as docs/training.md says. Paths
+    start at the file's folder. ``share`` is relative to the others."""
 
-    kind: str = item(doc.one_of("composites", "simulated", "real", "shards"))
+    kind: str = item(doc.one_of("composites", "simulated", "real", "shards", "dataset"))
+    name: str | None = item(doc.nullable(doc.one_of(*DATASETS)), None)
     share: float = item(doc.number(0, 1e6), 1.0)
     footage: str | None = item(doc.nullable(_path), None)
     cutouts: str | None = item(doc.nullable(_path), None)
@@ -49,13 +68,19 @@ class SourceConfig(Node):
     per_video: int = item(doc.integer(1, 1000), 8)
 
 
-_NEEDED = {"composites": ("footage", "cutouts"), "simulated": ("pictures", "cutouts"), "real": ("footage",), "shards": ("shards",)}
+_NEEDED = {
+    "dataset": ("name", "footage"),
+    "composites": ("footage", "cutouts"),
+    "simulated": ("pictures", "cutouts"),
+    "real": ("footage",),
+    "shards": ("shards",),
+}
 
 
 def _check_source(source: SourceConfig, path: str) -> None:
     for name in _NEEDED[source.kind]:
         if getattr(source, name) is None:
-            doc.fault(f"{path}.{name}", f"{source.kind} need this folder")
+            doc.fault(f"{path}.{name}", f"{source.kind} need this")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

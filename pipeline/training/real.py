@@ -18,6 +18,7 @@ from ..object_tracks import ObjectMotion, mask_areas, study_object
 from ..types import Array, BoxSequence, MaskTrack, Reference, TrajectorySet
 from .clips import TrainingClip
 from .config import TrainConfig
+from .losses import Source
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +36,15 @@ def read_real_clips(pairs: Sequence[MaskedVideo], config: TrainConfig, per_video
         with closing(FrameStore(clip)) as frames:
             for index in range(per_video):
                 try:
-                    yield _read_clip(f"{number:05d}-{index:03d}", frames, track, config, rng)
+                    yield draw_clip(f"{number:05d}-{index:03d}", frames, track, config, rng)
                 except ValueError as error:
                     log.warning("%s: a clip is left out, as %s.", pair.video.name, error)
 
 
-def _read_clip(key: str, frames: FrameStore, track: MaskTrack, config: TrainConfig, rng: np.random.Generator) -> TrainingClip:
-    """One clip where the thing is seen."""
+def draw_clip(
+    key: str, frames: FrameStore, track: MaskTrack, config: TrainConfig, rng: np.random.Generator, source: Source = "coarse_video"
+) -> TrainingClip:
+    """One clip where the thing is seen, from a random place at a random stride. Raises ``ValueError`` when there is none."""
     count = config.num_frames
     total = frames.clip.num_frames
     stride = int(rng.integers(1, max(1, min(config.max_stride, (total - 1) // count)) + 1))
@@ -54,10 +57,10 @@ def _read_clip(key: str, frames: FrameStore, track: MaskTrack, config: TrainConf
     start = int(starts[int(rng.integers(len(starts)))])
     indices = np.arange(start, start + length, stride)
     study = study_object(frames, track, indices, config.num_points)
-    return _cut_window(key, frames, study, config)
+    return _cut_window(key, frames, study, config, source)
 
 
-def _cut_window(key: str, frames: FrameStore, study: ObjectMotion, config: TrainConfig) -> TrainingClip:
+def _cut_window(key: str, frames: FrameStore, study: ObjectMotion, config: TrainConfig, source: Source) -> TrainingClip:
     """The surroundings of the thing, at the size that the configuration's footage has."""
     import cv2
 
@@ -82,7 +85,7 @@ def _cut_window(key: str, frames: FrameStore, study: ObjectMotion, config: Train
         _shrunk(study.reference, config.cutout_side),
         BoxSequence(moved.reshape(-1, 4).astype(np.float32), study.boxes.rotation_deg, study.boxes.is_visible, study.boxes.is_cut),
         None if points is None else _moved_points(points, (x0, y0), ratio, _shrink_factor(study.reference, config.cutout_side)),
-        "coarse_video",
+        source,
     )
 
 

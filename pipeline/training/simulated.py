@@ -14,7 +14,8 @@ import numpy as np
 from .. import geometry
 from ..types import Array, BoxSequence, Reference, TrajectorySet
 from .clips import TrainingClip
-from .composites import CompositeOptions, build_composite
+from .composites import CompositeOptions, build_composite, shrink_reference
+from .config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,37 @@ def build_simulated(
     hw = (height // 2, width // 2)
     maps = draw_maps((height, width), hw, num_frames, options, rng)
     return _moved(still, maps, hw)
+
+
+def move_picture(
+    key: str, picture: Array, mask: Array, config: TrainConfig, options: SimulatedOptions, rng: np.random.Generator
+) -> TrainingClip:
+    """Move the still ``picture`` u8[H,W,3] whole, with the thing in it that ``mask`` bool[H,W] marks and whose cut-out is the
+    reference. Raises ``ValueError`` when the mask is too small to be seen."""
+    import cv2
+
+    scale = 2 * config.footage_side / min(picture.shape[:2])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    alpha = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    if alpha.max() < 0.5:
+        raise ValueError("its mask is empty at the size of training")
+    whole = Reference(picture, np.clip(alpha, 0, 1))
+    reference = shrink_reference(whole, config.cutout_side, max(options.max_points, 1), config.points, rng)
+    box = np.array(whole.tight_box_px())
+    own = np.array(reference.tight_box_px())
+    anchors = np.array(list(reference.points_px.values()), np.float64).reshape(-1, 2)
+    ratio = (box[2:] - box[:2]) / (own[2:] - own[:2])
+    still = np.zeros(2, np.bool_)
+    boxes = BoxSequence(np.repeat(box[None], 2, axis=0).astype(np.float32), np.zeros(2, np.float32), ~still, still)
+    points = None
+    if len(anchors) and options.max_points:
+        places = np.repeat((box[:2] + (anchors - own[:2]) * ratio)[:, None], 2, axis=1).astype(np.float32)
+        seen = np.ones((len(anchors), 2), np.bool_)
+        points = TrajectorySet(tuple(reference.points_px), places, seen, ~seen, anchors.astype(np.float32))
+    clip = TrainingClip(key, np.repeat(picture[None], 2, axis=0), reference, boxes, points, "image")
+    hw = (picture.shape[0] // 2, picture.shape[1] // 2)
+    return _moved(clip, draw_maps(picture.shape[:2], hw, config.num_frames, options, rng), hw)
 
 
 def _still_options(options: SimulatedOptions) -> CompositeOptions:

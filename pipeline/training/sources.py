@@ -135,6 +135,10 @@ def open_sources(config: TrainConfig, root: Path, grid: Grid, seed: int) -> Mixt
 def _open_source(source: SourceConfig, root: Path, config: TrainConfig) -> ClipSource:
     if source.kind == "shards":
         return ShardReader(root / str(source.shards))
+    if source.kind == "dataset":
+        from .datasets import DatasetSource
+
+        return DatasetSource(str(source.name), root / str(source.footage), config)
     if source.kind == "real":
         pairs = find_masked_videos(root / str(source.footage))
         return RealSource(list(read_real_clips(pairs, config, source.per_video, config.seed)))

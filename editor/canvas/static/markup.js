@@ -101,7 +101,7 @@ export const SIDE = `
   <p class="cv-note" data-note></p>
 </section>
 <section data-part="follow">
-  <h3>Sticks to</h3>${choice("follow", [["none", "The screen"], ["scene", "The scene"], ["region", "What is in its box"]])}
+  <h3>Sticks to</h3>${choice("follow", [["none", "Screen"], ["scene", "Scene"], ["region", "Its box"]])}
   <div data-when="followed"><h4>Moves by</h4>${choice("followKind", [["translation", "Shift"], ["similarity", "Turn, size"], ["homography", "Perspective"]])}</div>
   <p class="cv-note" data-note role="status"></p>
 </section>

@@ -5,14 +5,14 @@
 export const MEASURES = [
   { key: "identity", label: "Identity", title: "How much the object looks like its reference (1 is alike)", isHigh: true, full: 1, least: 0.06, digits: 2 },
   { key: "box_adherence", label: "Box", title: "How well what was laid fills its box (1 is wholly)", isHigh: true, full: 1, least: 0.06, digits: 2 },
-  { key: "flicker", label: "Flicker", title: "Change of the object since the frame before, in 8-bit levels", isHigh: false, full: 16, least: 2.5, digits: 1 },
+  { key: "flicker", label: "Flicker", title: "Change of the object since the frame before, in 8-bit levels", isHigh: false, full: 16, least: 4, digits: 1 },
   { key: "background_leak", label: "Leak", title: "Change of the background, in 8-bit levels", isHigh: false, full: 4, least: 0.25, digits: 2 },
 ];
 
 /** The level from which dips are counted: that of the better frames, so that a bad half stands out from a good one. */
 function usual(values, isHigh) {
   const known = values.filter((value) => value !== null).sort((a, b) => a - b);
-  return known[Math.floor((known.length - 1) * (isHigh ? 0.85 : 0.15))];
+  return known[Math.round((known.length - 1) * (isHigh ? 0.85 : 0.15))];
 }
 
 /** Stretches of bad frames, {first, last, worst} as places in `values`, the worst stretch first. */
@@ -42,9 +42,10 @@ export function curveOf(values, measure) {
   let path = "";
   values.forEach((value, place) => {
     if (value === null) return;
-    const isNew = place === 0 || values[place - 1] === null;
-    path += `${isNew ? "M" : "L"}${isNew ? place : place + 0.5} ${height(value).toFixed(3)}`;
-    if (isNew || place === values.length - 1 || values[place + 1] === null) path += `L${place + 1} ${height(value).toFixed(3)}`;
+    const y = height(value).toFixed(3);
+    if ((values[place - 1] ?? null) === null) path += `M${place} ${y}`;
+    path += `L${place + 0.5} ${y}`;
+    if ((values[place + 1] ?? null) === null) path += `L${place + 1} ${y}`;
   });
   return path;
 }

@@ -94,6 +94,8 @@ def _pull(mask: Array, click: tuple[int, int, bool]) -> Array:
     depth = float(cv2.distanceTransform(wrong, cv2.DIST_L2, 3)[y + 1, x + 1])
     if depth == 0:
         return np.zeros(mask.shape, np.float32)
+    if is_foreground:  # what is missing may be thin, and its distance to the mask says little
+        depth = min(depth, 2.5)
     ys, xs = np.mgrid[: mask.shape[0], : mask.shape[1]]
     field = _PULL * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * (1.3 * depth + 1) ** 2))
     return (field if is_foreground else -field).astype(np.float32)

@@ -134,6 +134,22 @@ def test_a_range_is_rendered_anew_into_the_take(bench):
     assert bench.room.plan_splice(bench.token).take.key != job.take.key
 
 
+def test_a_dip_of_a_take_becomes_the_range_to_render_anew(bench):
+    bench.edit(("range", [2, 10]))
+    bench.render(ONE)
+    assert bench.value["quality"] is None
+    bench.room.takes.write_quality(bench.token, ONE, {"frames": [2, 3], "identity": [0.9, None]})
+    assert bench.value["quality"] == {"frames": [2, 3], "identity": [0.9, None]}
+    wish = {"action": "range", "take": ONE, "value": [4, 7]}
+    assert bench.room.act(bench.token, wish) == Outcome(is_project_changed=True, stays=True)
+    assert bench.value["splice"] == [4, 7]
+    for value in ([1, 5], [7, 4], [4, 11], [4.0, 7], [4, 7, 9], [True, 7], "47", None):
+        with pytest.raises(UserError, match="within the take's, 2 to 9"):
+            bench.room.act(bench.token, {**wish, "value": value})
+    bench.room.act(bench.token, {"action": "delete", "take": ONE})
+    assert bench.room.takes.read_quality(bench.token, ONE) is None, "it goes with its take"
+
+
 def test_a_splice_needs_a_range_inside_the_take_and_its_clip(bench):
     bench.edit(("range", [2, 8]))
     bench.render(ONE)

@@ -249,14 +249,64 @@ def test_a_range_can_be_rendered_anew(chromium, served):
         assert tab.evaluate("window.told") == [["splice", {}]]
 
 
+def quality_with_a_dip():
+    frames = list(range(*RANGE))
+    identity = [0.95] * len(frames)
+    identity[7:9] = [0.6, 0.4]
+    calm = [0.99] * len(frames)
+    return {
+        "frames": frames,
+        "identity": identity,
+        "box_adherence": calm,
+        "flicker": [None, *calm[1:]],
+        "background_leak": [0.0] * len(frames),
+    }
+
+
+def test_a_click_on_a_dip_goes_there_and_offers_its_range(chromium, served):
+    url, bench = served
+    with opened(chromium, url) as tab:
+        strip = tab.locator(".rv-quality")
+        assert bench.value["quality"] is None and strip.is_hidden(), "a take that was never measured has no strip"
+        tab.evaluate("value => window.again(value)", {**bench.value, "quality": quality_with_a_dip()})
+        assert strip.is_visible() and strip.get_by_role("radio", name="Identity").get_attribute("aria-checked") == "true"
+        plot = tab.get_by_role("slider", name="Quality, frame by frame")
+        box = plot.bounding_box()
+        tab.mouse.move(box["x"] + box["width"] * 2.5 / 12, box["y"] + 10)
+        assert strip.locator("output").inner_text() == "Frame 4: identity 0.95"
+        tab.mouse.click(box["x"] + box["width"] * 8.4 / 12, box["y"] + 20)
+        wait_for(tab, 10)
+        assert plot.get_attribute("aria-valuetext") == "Frame 10: identity 0.40"
+        strip.get_by_role("button", name="Set in and out to 7 to 12").click()
+        assert tab.evaluate("window.told") == [["acted", {"action": "range", "take": ONE, "value": [7, 13]}]]
+        plot.focus()
+        plot.press("Home")
+        wait_for(tab, 2)
+        plot.press("Enter")
+        wait_for(tab, 10)
+        plot.press("ArrowLeft")
+        wait_for(tab, 9)
+        strip.get_by_role("radio", name="Leak").click()
+        assert (
+            strip.get_by_role("button", name="Next dip").is_hidden()
+            and plot.get_attribute("aria-valuetext") == "Frame 9: leak 0.00"
+        )
+        tab.evaluate("value => window.again(value)", bench.value)
+        assert strip.is_hidden()
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_overflows_and_targets_are_large_enough(chromium, served, width):
     with opened(chromium, served[0], viewport={"width": width, "height": 844}) as tab:
+        tab.evaluate("value => window.again(value)", {**served[1].value, "quality": quality_with_a_dip()})
+        tab.evaluate("document.querySelector('.rv-root').viewer.goTo(10)")
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         cut_off = """[...document.querySelectorAll('.rv-root :is(button, output, select)')].filter((each) =>
             each.getBoundingClientRect().right > document.querySelector('.rv-root').getBoundingClientRect().right)"""
         assert tab.evaluate(f"{cut_off}.length") == 0
-        sizes = tab.evaluate("[...document.querySelectorAll('.rv-root button')].map((b) => [b.offsetWidth, b.offsetHeight])")
+        sizes = tab.evaluate(
+            "[...document.querySelectorAll('.rv-root button:not([hidden])')].map((b) => [b.offsetWidth, b.offsetHeight])"
+        )
         assert len(sizes) > 10 and min(min(pair) for pair in sizes) >= 32
         if os.environ.get("VIEWER_SHOTS"):
             tab.wait_for_timeout(300)

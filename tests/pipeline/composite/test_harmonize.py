@@ -126,18 +126,22 @@ def test_the_estimate_hardly_depends_on_size_and_place() -> None:
         assert np.abs(np.log(estimate_light([same]).gains / gains)).max() < 0.05
 
 
-def test_the_fit_makes_the_numbers_that_the_estimate_reads(tmp_path, monkeypatch) -> None:
+def test_the_fit_makes_the_numbers_that_the_estimate_reads(monkeypatch) -> None:
     """A short fit to a few painted scenes: tables of the right shapes; the estimate and the fit's network say the same."""
     torch = pytest.importorskip("torch")
     from benchmarks import harmonize_fit
 
-    for seed in range(3):
-        Image.fromarray(to_image(paint_scene(seed))).save(tmp_path / f"{seed}.png")
-    views = list(harmonize_fit.draw_views(tmp_path, 8, np.random.default_rng(0)))
+    photos = [to_image(paint_scene(seed)) for seed in range(3)]
+    views = list(harmonize_fit.draw_views(photos, 8, seed=0))
+    assert all(
+        np.array_equal(view[0].levels, again[0].levels) for view, again in zip(views, harmonize_fit.draw_views(photos, 8, seed=0))
+    )
     assert len(views) == 24 and any((gains == 1).all() for _, gains, _ in views)
     numbers = harmonize_fit.fit(views, epochs=2, seed=0, batch=8)
     shipped = np.load(harmonize.NUMBERS)
-    assert {name: table.shape for name, table in numbers.items()} == {name: shipped[name].shape for name in shipped.files}
+    assert {name: table.shape for name, table in numbers.items()} == {
+        name: shipped[name].shape for name in shipped.files if name != "note"
+    }
 
     evidence = harmonize.gather_evidence([to_image(paint_scene(9))])
     net = harmonize_fit.LightNet(torch.tensor(np.stack([seen.levels for seen, _, _ in views]))).eval()
@@ -147,6 +151,34 @@ def test_the_fit_makes_the_numbers_that_the_estimate_reads(tmp_path, monkeypatch
     light = estimate_light([to_image(paint_scene(9))])
     assert np.allclose(light.gains, expected[0].detach().numpy(), rtol=1e-4)
     assert np.abs(cast[0].detach().numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize(("cast", "exposure"), [((3.0, -4.0), -5.0), ((-2.0, 2.0), 5.0), ((1e-4, 0.0), 0.0)])
+def test_no_light_is_followed_all_the_way(cast: tuple[float, float], exposure: float) -> None:
+    gains = harmonize._gains(np.array(cast), exposure)
+    ratios = np.log(gains[[0, 2]] / gains[1])
+    assert np.linalg.norm(ratios) <= harmonize.MOST_CAST
+    assert abs(np.log(gains @ harmonize._LUMINANCE)) <= np.log(1.6) + 1e-9
+    assert np.allclose(ratios / np.linalg.norm(ratios), np.array(cast) / np.linalg.norm(cast))
+
+
+def test_rendered_results_are_no_scenes(tmp_path) -> None:
+    from benchmarks.harmonize_quality import read_scenes
+
+    for name in ("street.png", "street-result.png"):
+        Image.fromarray(to_image(paint_scene(0))).save(tmp_path / name)
+    assert [name for name, _ in read_scenes(tmp_path)] == ["street.png"]
+
+
+def test_what_the_numbers_were_fitted_on_is_listed() -> None:
+    """The file says where it comes from, and every photograph's source is named with its licence in the fit."""
+    from benchmarks import harmonize_fit
+
+    assert "harmonize_photos.txt" in str(np.load(harmonize.NUMBERS)["note"])
+    names = harmonize_fit.PHOTOS.read_text().splitlines()
+    assert len(names) == len(set(names)) > 400
+    for source in {name.split("/")[0] for name in names}:
+        assert f"``{source}``" in harmonize_fit.__doc__
 
 
 def test_light_round_trip() -> None:

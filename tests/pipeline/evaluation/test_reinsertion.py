@@ -91,6 +91,8 @@ def test_stretches_leave_something_for_the_reference() -> None:
     assert choose_stretch(track([True] * 30), 16) == (0, 16)
     assert choose_stretch(track([True] * 12), 32) == (0, 8)
     assert choose_stretch(track([False] * 4 + [True] * 6 + [False, True]), 32) == (4, 10)
+    grown = MaskTrack(HW, tuple(encode_rle(mask(0) if index < 9 else np.ones(HW, bool)) for index in range(12)))
+    assert choose_stretch(grown, 4) == (8, 12)
     with pytest.raises(ValueError, match="empty in every frame"):
         choose_stretch(track([False] * 5), 8)
     with pytest.raises(ValueError, match="fewer than three"):

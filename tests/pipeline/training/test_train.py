@@ -99,8 +99,8 @@ def test_a_damaged_state_is_named(material, tmp_path) -> None:
 
 def test_every_configuration_reads_and_every_ablation_takes_three_steps(material, tmp_path) -> None:
     paths = sorted(CONFIGS.rglob("*.yaml"))
-    assert len(paths) == 17
-    names = {"sd15", "sdxl", "nano", "pico"}
+    assert len(paths) == 18
+    names = {"sd15", "sdxl", "nano", "pico", "mix"}
     assert {path.stem for path in paths if path.parent == CONFIGS} == names
     changed = {}
     for path in sorted((CONFIGS / "ablations").glob("*.yaml")):
