@@ -3,12 +3,12 @@
     python -m benchmarks.harmonize_fit FOLDER [--list harmonize_photos.txt] [-o harmonize.npz] [--views 24] [--epochs 30] [--seed 0]
 
 Every photograph is taken for a scene in neutral light and seen several times: whole or cropped, as one frame or as two, sometimes
-beside another photograph (a clip that cuts), half of them developed with another contrast and saturation; each time under another
-cast: none in a quarter of the views, a dimmed one in a tenth, else drawn along the colours of daylight and lamps with some green or
-magenta, lowered or not, as gains of the light or of the display values. The numbers are those with which 25 objects, lit by what
-was estimated, come closest to the same objects under the cast; where there is none, what counts is how often an object is changed
-visibly. The casts of ``harmonize_quality`` are not among those that are drawn. The same folder, list and seed give the same numbers
-on the same versions of NumPy, OpenCV and PyTorch.
+beside another photograph (a clip that cuts), or as a collage of parts of many; half of them developed with another contrast and
+saturation. Each time it is under another cast: none in a quarter of the views, a dimmed one in a tenth, else drawn along the
+colours of daylight and lamps with some green or magenta, lowered or not, as gains of the light or of the display values. The
+numbers are those with which 25 objects, lit by what was estimated, come closest to the same objects under the cast; where there is
+none, what counts is how often an object is changed visibly. The casts of ``harmonize_quality`` are not among those that are drawn.
+The same folder, list and seed give the same numbers on the same machine and versions of NumPy, OpenCV and PyTorch.
 
 What ships was fitted on the 549 freely licensed photographs that ``harmonize_photos.txt`` names, each by its path in FOLDER, where
 every source is unpacked in a folder of its name (Debian 12 packages by ``dpkg -x``):
@@ -75,10 +75,10 @@ def draw_cast(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
     return (np.sqrt(gains) if is_display else gains), is_display
 
 
-def draw_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A part of u8[H,W,3] of half to all of its width and height."""
+def draw_crop(image: np.ndarray, rng: np.random.Generator, least: float = 0.5, most: float = 1) -> np.ndarray:
+    """A part of u8[H,W,3] of ``least`` to ``most`` of its width and height."""
     height, width = image.shape[:2]
-    tall, wide = (int(size * rng.uniform(0.5, 1)) for size in (height, width))
+    tall, wide = (int(size * rng.uniform(least, most)) for size in (height, width))
     y, x = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
     return image[y : y + tall, x : x + wide]
 
@@ -90,17 +90,32 @@ def develop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.round(255 * np.clip(grey + rng.uniform(0.75, 1.2) * (display - grey), 0, 1)).astype(np.uint8)
 
 
+def draw_collage(photos: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A picture u8[120,160,3] of 12 to 192 square parts of photographs: of many colours, none of them the scene's own."""
+    import cv2
+
+    side = int(rng.choice([10, 20, 40]))
+    collage = np.empty((120, 160, 3), np.uint8)
+    for y in range(0, 120, side):
+        for x in range(0, 160, side):
+            part = draw_crop(photos[int(rng.integers(len(photos)))], rng, least=0.1, most=0.3)
+            collage[y : y + side, x : x + side] = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
+    return collage
+
+
 def draw_frames(photos: Sequence[np.ndarray], index: int, view: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """One or two frames u8[h,w,3] of a clip, as photograph ``index`` and perhaps another one may show it."""
+    """One or two frames u8[h,w,3] of a clip, as photograph ``index`` and perhaps other ones may show it."""
     import cv2
 
     kind = rng.random()
-    if view % 3 == 0:
+    if view % 6 == 5:
+        frames = [draw_collage(photos, rng)]
+    elif view % 3 == 0:
         frames = [photos[index]]
     elif kind < 0.85:
         frames = [draw_crop(photos[index], rng) for _ in range(1 if kind < 0.6 else 2)]
     else:
-        frames = [draw_crop(photos[place], rng) for place in (index, rng.integers(len(photos)))]
+        frames = [draw_crop(photos[place], rng) for place in (index, int(rng.integers(len(photos))))]
     scales = [min(1.0, VIEW_PX / max(frame.shape[:2])) for frame in frames]
     small = [cv2.resize(frame, None, fx=by, fy=by, interpolation=cv2.INTER_AREA) for frame, by in zip(frames, scales, strict=True)]
     return [develop(frame, rng) for frame in small] if view % 2 else small
@@ -109,8 +124,8 @@ def draw_frames(photos: Sequence[np.ndarray], index: int, view: int, rng: np.ran
 def draw_views(photos: Sequence[np.ndarray], per_photo: int, seed: int) -> Iterator[tuple[Any, np.ndarray, bool]]:
     """Evidence, gains and whether they are display gains of every view of every photograph u8[H,W,3]."""
     for index in range(len(photos)):
-        rng = np.random.default_rng([seed, index])
         for view in range(per_photo):
+            rng = np.random.default_rng([seed, index, view])
             frames = draw_frames(photos, index, view, rng)
             gains, is_display = draw_cast(rng)
             lit = [apply_display_gains(seen, gains) if is_display else apply_light(decode_light(seen), gains) for seen in frames]
@@ -247,7 +262,8 @@ def main() -> None:
     photos = read_photos(arguments.folder, arguments.list.read_text().splitlines())
     views = list(draw_views(photos, arguments.views, arguments.seed))
     print(f"{len(photos)} photographs, {len(views)} views, {time.monotonic() - started:.0f} s")
-    np.savez_compressed(arguments.output, note=np.array(NOTE), **fit(views, arguments.epochs, arguments.seed))
+    tables: dict[str, Any] = {"note": np.array(NOTE), **fit(views, arguments.epochs, arguments.seed)}
+    np.savez_compressed(arguments.output, **tables)
     print(f"{arguments.output.name}: {arguments.output.stat().st_size / 1e3:.0f} kB, {time.monotonic() - started:.0f} s")
 
 

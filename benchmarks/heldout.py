@@ -8,8 +8,8 @@ reference in neutral light; the mean over samples of
 - the PSNR inside the mask's box, of the checkpoint, of plain pasting, and of pasting with the compositor's harmonisation (both of
   which are given the true background, which the checkpoint has to make up);
 - the same on the object's own pixels alone;
-- the shift of the object's centre of mass when all of its trajectories and its box are moved by a few pixels, in shares of the shift
-  asked for, read off the difference to the same sample without an object.
+- the shift of the object's centre of mass when all of its trajectories and its box are moved by a few pixels, in shares of the
+  shift asked for, read off the difference to the same sample without an object.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.composite.blend import cutout_from_patch
 from pipeline.composite.harmonize import estimate_light, object_gains
-from pipeline.composite.warp import ReferencePyramid, render_patch
+from pipeline.composite.warp import ReferencePyramid
 from pipeline.evaluation.pixels import squared_error, to_psnr_db
 from pipeline.motion import LayerMotion
 from pipeline.training.clips import TrainingClip
+from pipeline.training.composites import CompositeOptions, choose_footage, lay_over, plan_composite, relight
 from pipeline.training.config import TrainConfig, read_config
-from pipeline.training.composites import CompositeOptions, build_composite, choose_footage
 from pipeline.training.previews import draw_rows, generate
 from pipeline.training.samples import SampleOptions, build_sample
 from pipeline.training.sources import read_cutouts, read_footage
-from pipeline.types import Array, BoxSequence, Reference, TrajectorySet
+from pipeline.types import Array, Reference
 from pipeline.videoanydoor.conditioning import Grid, build_conditioning, to_frames
 from pipeline.videoanydoor.pipeline import VideoAnydoorPipeline
 from pipeline.videoanydoor.regions import crop_frame
@@ -43,33 +42,14 @@ SHIFT_SHARE = 0.25
 PLAIN = SampleOptions(expansion=(1.25, 1.25), few_points=0.0, no_points=0.0)
 
 
-def pasted(clip: TrainingClip, background: Array, gains: Array | None) -> Array:
-    """The clip's object laid over the true background u8[F,H,W,3], its light as it is or multiplied by gains."""
+def paste(clip: TrainingClip, background: Array, gains: Array | None) -> tuple[Array, Array]:
+    """The clip's object laid over the true background u8[F,H,W,3], its light as it is or multiplied by gains; and bool[F,H,W] where
+    it is."""
     motion = LayerMotion(clip.reference, clip.boxes, clip.trajectories, "stretch", "center", "auto")
     pyramid = ReferencePyramid(clip.reference)
-    frames = background.copy()
-    for index, image in enumerate(frames):
-        patch = render_patch(pyramid, motion.warp(index), (0, 0, image.shape[1], image.shape[0]))
-        if patch is not None:
-            laid = cutout_from_patch(patch, gains)
-            x0, y0, x1, y1 = laid.roi
-            alpha = laid.alpha[..., None]
-            image[y0:y1, x0:x1] = np.rint(np.clip(laid.rgb * alpha + image[y0:y1, x0:x1] * (1 - alpha), 0, 255)).astype(np.uint8)
-    return frames
-
-
-def object_masks(clip: TrainingClip) -> Array:
-    """bool[F,H,W]: where the object is."""
-    motion = LayerMotion(clip.reference, clip.boxes, clip.trajectories, "stretch", "center", "auto")
-    pyramid = ReferencePyramid(clip.reference)
-    masks = np.zeros(clip.frames.shape[:3], np.bool_)
-    for index, mask in enumerate(masks):
-        patch = render_patch(pyramid, motion.warp(index), (0, 0, mask.shape[1], mask.shape[0]))
-        if patch is not None:
-            laid = cutout_from_patch(patch)
-            x0, y0, x1, y1 = laid.roi
-            mask[y0:y1, x0:x1] = laid.alpha > 0.5
-    return masks
+    scenes = background.astype(np.float32)
+    covered = [lay_over(scene, pyramid, motion, index, gains=gains) for index, scene in enumerate(scenes)]
+    return np.rint(np.clip(scenes, 0, 255)).astype(np.uint8), np.stack(covered) > 0.5
 
 
 def moved(clip: TrainingClip, shift: Array) -> TrainingClip:
@@ -130,8 +110,10 @@ def main() -> None:
     for name in tally.values:
         mean, error = tally.mean(name)
         print(f"{name:32s} {mean:6.2f} dB  +- {error:.2f}")
-    print(f"the object moves by {np.median(responses):.2f} of the shift asked for (median; quartiles "
-          f"{np.percentile(responses, 25):.2f} and {np.percentile(responses, 75):.2f})")
+    print(
+        f"the object moves by {np.median(responses):.2f} of the shift asked for (median; quartiles "
+        f"{np.percentile(responses, 25):.2f} and {np.percentile(responses, 75):.2f})"
+    )
     if options.sheet is not None:
         from PIL import Image
 
@@ -153,12 +135,11 @@ def score(
     frames = choose_footage(footage, config.num_frames, config.max_stride, rng)
     cutout = cutouts[int(rng.integers(len(cutouts)))]
     scene = CompositeOptions(max_points=config.num_points, shadow=0.0)
-    state = rng.bit_generator.state
-    clip = build_composite("held", frames, cutout, scene, rng)
-    rng.bit_generator.state = state
-    gone = replace(cutout, alpha=np.where(cutout.alpha >= cutout.alpha.max(), 0.51, 0).astype(np.float32))
-    del gone
-    background = background_of(clip, frames, cutout, scene, state)
+    plan = plan_composite(len(frames), frames.shape[1:3], cutout, scene, rng)
+    background = np.stack([relight(image.astype(np.float32), plan.gains) for image in frames])
+    wish = TrainingClip("held", background, cutout, plan.boxes, plan.trajectories, "fine_video")
+    lit_truth, where = paste(wish, frames, None)
+    clip = replace(wish, frames=np.stack([relight(image.astype(np.float32), plan.gains) for image in lit_truth]))
     grid = Grid(int(pipe.config.size), pipe.stride, int(pipe.id_extractor.config.image_size), True)
     sample = build_sample(clip, grid, PLAIN, np.random.default_rng(0))
     made = generate(pipe, sample, sampling)
@@ -172,39 +153,19 @@ def score(
 
     truth = cropped(clip.frames)
     box = conditioning.masks()
-    own = cropped(np.repeat(object_masks(clip)[..., None], 3, axis=3).astype(np.uint8) * 255)[..., 0] > 127
+    own = cropped(np.repeat(where[..., None], 3, axis=3).astype(np.uint8) * 255)[..., 0] > 127
     gains = object_gains(estimate_light(list(background)), 1.0)
-    plain, lit = (cropped(pasted(clip, background, each)) for each in (None, gains))
+    plain, lit = (cropped(paste(clip, background, each)[0]) for each in (None, gains))
     for name, picture in (("checkpoint", made), ("plain pasting", plain), ("compositor, harmonised", lit)):
         tally.add(f"box: {name}", picture, truth, box)
         tally.add(f"object: {name}", picture, truth, own)
     sizes = clip.boxes.boxes_px[:, 2:] - clip.boxes.boxes_px[:, :2]
     shift = np.array([SHIFT_SHARE * float(np.sqrt(sizes.prod(axis=1)).mean()), 0.0]) * (1 if rng.random() < 0.5 else -1)
-    responses.append(response(pipe, clip, shift, window, grid, sampling))
+    responses.append(response(pipe, clip, shift, grid, sampling))
     return [truth, to_frames(sample.masked), made, lit]
 
 
-def background_of(clip: TrainingClip, frames: Array, cutout: Reference, scene: CompositeOptions, state: object) -> Array:
-    """The same scene without the object: the composite is built again with a cut-out that is all but transparent."""
-    rng = np.random.default_rng()
-    rng.bit_generator.state = state
-    faint = np.zeros_like(cutout.alpha)
-    faint[0, 0] = 0.5
-    ghost = Reference.__new__(Reference)
-    for name, value in (("image", cutout.image), ("alpha", cutout.alpha), ("points_px", cutout.points_px), ("note", "")):
-        object.__setattr__(ghost, name, value)
-    del faint, ghost
-    from pipeline.training import composites
-
-    composites._draw_boxes(len(frames), frames.shape[1:3], cutout, scene, rng)
-    composites._draw_trajectories(cutout, clip.boxes, scene, rng)
-    gains = composites._draw_gains(scene, rng)
-    return np.stack([composites.relight(image.astype(np.float32), gains) for image in frames])
-
-
-def response(
-    pipe: VideoAnydoorPipeline, clip: TrainingClip, shift: Array, window: object, grid: Grid, sampling: SamplingOptions
-) -> float:
+def response(pipe: VideoAnydoorPipeline, clip: TrainingClip, shift: Array, grid: Grid, sampling: SamplingOptions) -> float:
     """How far the object moves, in shares of ``shift``."""
     centres = []
     for wish in (clip, moved(clip, shift)):
@@ -213,10 +174,12 @@ def response(
         with_object, without = generate(pipe, sample, sampling), generate(pipe, empty, sampling)
         conditioning = build_conditioning(wish.to_layer(), wish.to_clip(), (0, wish.num_frames), grid)
         assert conditioning is not None
-        place = np.array([
-            centre_of(a.astype(np.float64) - b) / conditioning.window.scale + conditioning.window.offsets_px[index]
-            for index, (a, b) in enumerate(zip(with_object, without, strict=True))
-        ])
+        place = np.array(
+            [
+                centre_of(a.astype(np.float64) - b) / conditioning.window.scale + conditioning.window.offsets_px[index]
+                for index, (a, b) in enumerate(zip(with_object, without, strict=True))
+            ]
+        )
         centres.append(place)
     delta = (centres[1] - centres[0]).mean(axis=0)
     return float(delta @ shift / (shift @ shift))

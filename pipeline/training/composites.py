@@ -35,30 +35,58 @@ class CompositeOptions:
     shadow: float = 0.5
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Plan:
+    """What chance decided for one composite: where the object goes, how the scene is lit (``gains`` f64[3] in linear light) and how
+    dark its contact shadow is."""
+
+    boxes: BoxSequence
+    trajectories: TrajectorySet | None
+    gains: Array
+    darkness: float
+
+
+def plan_composite(
+    num_frames: int, hw: tuple[int, int], cutout: Reference, options: CompositeOptions, rng: np.random.Generator
+) -> Plan:
+    """Draw a motion and a light for ``cutout`` over frames of size ``hw``."""
+    boxes = _draw_boxes(num_frames, hw, cutout, options, rng)
+    trajectories = _draw_trajectories(cutout, boxes, options, rng)
+    return Plan(boxes, trajectories, _draw_gains(options, rng), float(rng.uniform(0, options.shadow)))
+
+
 def build_composite(
     key: str, footage: Array, cutout: Reference, options: CompositeOptions, rng: np.random.Generator
 ) -> TrainingClip:
     """Lay ``cutout`` over ``footage`` u8[F,H,W,3] along a random motion, its points swaying; the truth is under a random light, the
     reference is not."""
-    num_frames, height, width = footage.shape[:3]
-    boxes = _draw_boxes(num_frames, (height, width), cutout, options, rng)
-    points = _draw_trajectories(cutout, boxes, options, rng)
-    motion = LayerMotion(cutout, boxes, points, "stretch", "center", "auto")
-    gains = _draw_gains(options, rng)
-    darkness = float(rng.uniform(0, options.shadow))
+    plan = plan_composite(len(footage), footage.shape[1:3], cutout, options, rng)
+    motion = LayerMotion(cutout, plan.boxes, plan.trajectories, "stretch", "center", "auto")
     pyramid = ReferencePyramid(cutout)
     frames = np.empty_like(footage)
     for index, image in enumerate(footage):
         scene = image.astype(np.float32)
-        patch = render_patch(pyramid, motion.warp(index), (0, 0, width, height))
-        if patch is not None:
-            laid = cutout_from_patch(patch)
-            _lay_shadow(scene, motion.warped_bounds_px(index), darkness)
-            x0, y0, x1, y1 = laid.roi
-            alpha = laid.alpha[..., None]
-            scene[y0:y1, x0:x1] = laid.rgb * alpha + scene[y0:y1, x0:x1] * (1 - alpha)
-        frames[index] = relight(scene, gains)
-    return TrainingClip(key, frames, cutout, boxes, points, "fine_video")
+        lay_over(scene, pyramid, motion, index, plan.darkness)
+        frames[index] = relight(scene, plan.gains)
+    return TrainingClip(key, frames, cutout, plan.boxes, plan.trajectories, "fine_video")
+
+
+def lay_over(
+    scene: Array, pyramid: ReferencePyramid, motion: LayerMotion, frame: int, darkness: float = 0.0, gains: Array | None = None
+) -> Array:
+    """Lay the object of one frame over ``scene`` f32[H,W,3], in place, its light multiplied by ``gains``; its alpha f32[H,W]."""
+    height, width = scene.shape[:2]
+    covered = np.zeros((height, width), np.float32)
+    patch = render_patch(pyramid, motion.warp(frame), (0, 0, width, height))
+    if patch is not None:
+        laid = cutout_from_patch(patch, gains)
+        if darkness:
+            _lay_shadow(scene, motion.warped_bounds_px(frame), darkness)
+        x0, y0, x1, y1 = laid.roi
+        alpha = laid.alpha[..., None]
+        scene[y0:y1, x0:x1] = laid.rgb * alpha + scene[y0:y1, x0:x1] * (1 - alpha)
+        covered[y0:y1, x0:x1] = laid.alpha
+    return covered
 
 
 def relight(image: Array, gains: Array) -> Array:

@@ -6,6 +6,7 @@ samples of them; sample number i of a seed never depends on the ones before it, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,8 @@ from .simulated import SimulatedOptions, build_simulated
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 MAX_FRAMES_PER_CLIP = 240
 """How much of a clip is kept in memory, from its middle."""
+
+log = logging.getLogger(__name__)
 
 TRIES = 16
 """How often another clip is drawn when an object turns out to be nowhere in the window."""
@@ -167,7 +170,11 @@ def read_footage(folder: Path, side: int, num_frames: int) -> list[Array]:
 
     footage = []
     for path in list_files(folder, VIDEO_SUFFIXES):
-        clip = probe_clip(path)
+        try:
+            clip = probe_clip(path)
+        except UserError as error:
+            log.warning("A clip is left out: %s", error)
+            continue
         if clip.num_frames < num_frames:
             continue
         start = max(0, (clip.num_frames - MAX_FRAMES_PER_CLIP) // 2)

@@ -133,9 +133,8 @@ def test_the_fit_makes_the_numbers_that_the_estimate_reads(monkeypatch) -> None:
 
     photos = [to_image(paint_scene(seed)) for seed in range(3)]
     views = list(harmonize_fit.draw_views(photos, 8, seed=0))
-    assert all(
-        np.array_equal(view[0].levels, again[0].levels) for view, again in zip(views, harmonize_fit.draw_views(photos, 8, seed=0))
-    )
+    again = harmonize_fit.draw_views(photos, 8, seed=0)
+    assert all(np.array_equal(first[0].levels, second[0].levels) for first, second in zip(views, again, strict=True))
     assert len(views) == 24 and any((gains == 1).all() for _, gains, _ in views)
     numbers = harmonize_fit.fit(views, epochs=2, seed=0, batch=8)
     shipped = np.load(harmonize.NUMBERS)
