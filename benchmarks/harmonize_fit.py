@@ -169,7 +169,7 @@ class LightNet(nn.Module):
         spread = torch.sqrt((probability * squares).sum(dim=(1, 2)) + 1e-6)
         size = torch.sqrt(u * u + v * v + 1e-6)
         shape = torch.stack([u, v, u.abs(), v.abs(), size, entropy / 5, neutral / 3, 2 * spread], dim=1)
-        seen = torch.nn.functional.dropout((levels - self.mean) / self.spread, 0.2, self.training)
+        seen = torch.nn.functional.dropout((levels - self.mean) / self.spread, 0.4, self.training)
         certainty, exposure = self.out(torch.tanh(self.hidden(torch.cat([shape, seen], dim=1)))).T
         cast = torch.stack([u, v], dim=1)
         return _to_gains(cast * torch.sigmoid(certainty)[:, None], exposure), cast

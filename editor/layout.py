@@ -204,12 +204,23 @@ class StrictBlocks(gr.Blocks):
             raise gr.Error(MALFORMED, title="That did not work", print_exception=False) from None
 
 
+class _Iterators(dict[str, Any]):
+    """The generators that are running, by event. An event that ends in the moment in which it is cancelled is forgotten twice,
+    which Gradio does not expect."""
+
+    def __delitem__(self, event_id: str) -> None:
+        self.pop(event_id, None)
+
+
 def _bound_each_queue(demo: gr.Blocks, size: int) -> None:
     """At most ``size`` events may wait for the same thing. Gradio only bounds all of them together, and then renders that wait,
     whoever sent them, keep everybody from opening the page and working on it."""
     queue, push = demo._queue, demo._queue.push
 
     async def push_if_room(body: Any, **rest: Any) -> Any:
+        app = queue.server_app
+        if app is not None and not isinstance(app.iterators, _Iterators):
+            app.iterators = _Iterators(app.iterators)
         function = demo.fns.get(body.fn_index)
         waiting = None if function is None else queue.event_queue_per_concurrency_id.get(function.concurrency_id)
         if waiting is not None and len(waiting.queue) >= size:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...types import Array, Prompt
-from .cut import ColorModel, fit_colors, min_cut
+from .cut import min_cut
 from .motion import motion_gain, moving_part
 from .outline import color_gain, color_models, cut_band, grow, shrink, tidy
 from .scene import Scene
+from .score import Guess, best_guess, box_features, region_models
 
 EXTENTS = (0.003, 0.008, 0.02, 0.045, 0.09, 0.16, 0.28)
 """Shares of the picture that a thing may have, as starting points."""
@@ -26,16 +27,12 @@ _MOST_CORRECTED = 40.0
 """A correcting click lies about in the middle of what is wrong: the largest area that it changes, in squares of its distance from
 the outline."""
 
+_CORRECTED = 6.0
+_RESTRAINT = 0.05
+"""The area, in the same squares, that a correction changes without having to look better for it, and the price of e times more."""
+
 _BANDS_PX = (12, 5)
 _PIXEL_MOTION = 0.6
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Guess:
-    """A set of superpixels, bool[n], and how much it looks like a thing: about the overlap with it, 0..1."""
-
-    chosen: Array
-    score: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -144,7 +141,10 @@ def _from_click(scene: Scene, marks: Marks, gain: Array) -> Guess:
     moving = scene.connected(moving, marks.inside)
     if regions.area[moving].sum() > 0.002 * regions.area.sum():
         starts.append(moving)
-    return _best(scene, marks, moves, [_settle(scene, marks, moves, start) for start in starts])
+    found = [_settle(scene, marks, moves, start) for start in starts]
+    if len(marks.inside):
+        found += [_settle(scene, marks, moves, start, rounds=1) for start in scene.tree.around(int(marks.inside[0]))]
+    return best_guess(scene, moves, found)
 
 
 def _from_box(scene: Scene, marks: Marks, gain: Array, outside_box: Array) -> Guess:
@@ -154,39 +154,28 @@ def _from_box(scene: Scene, marks: Marks, gain: Array, outside_box: Array) -> Gu
     centre, half = np.array([xs.mean() + 0.5, ys.mean() + 0.5]), np.array([len(xs), len(ys)]) / 2
     off = np.abs(regions.center - centre) / half
     round_ = np.hypot(off[:, 0], off[:, 1])
-    starts = [(~marks.outside) & (round_ < size) for size in (0.6, 0.85, 1.0, 1.5)]
-    starts.append((moves > 0.5) & ~marks.outside)
     allowed = ~marks.outside
-    for seeds in (_central(round_, allowed), _unlike_outside(scene, round_, allowed)):
-        if not len(seeds):
-            continue
+    starts = [allowed & (round_ < 0.6), allowed & (round_ < 1.0), allowed & (moves > 0.5)]
+    seeds = _central(round_, allowed)
+    if len(seeds):
         order = np.argsort(np.where(allowed, scene.distances(seeds), np.inf), kind="stable")
         share = np.cumsum(regions.area[order]) / regions.area[allowed].sum()
-        for part in (0.35, 0.6):
-            start = np.zeros(len(order), bool)
-            start[order[share < part]] = True
-            starts.append(start)
+        start = np.zeros(len(order), bool)
+        start[order[share < 0.35]] = True
+        starts.append(start)
     found = [_settle(scene, marks, moves, start) for start in starts if start.any()]
+    found += [_settle(scene, marks, moves, start, rounds=1) for start in scene.tree.apart_from(marks.outside)]
     guesses = [chosen for chosen in found if chosen.any()]
     if not guesses:
-        return Guess(~marks.outside, 0.3)
-    fill = [_box_fill(scene, chosen, xs, ys) for chosen in guesses]
-    return _best(scene, marks, moves, guesses, np.array(fill))
+        return Guess(allowed, 0.3)
+    area = regions.area[allowed].sum()
+    in_box = [box_features(_box_fill(scene, chosen, xs, ys), float(regions.area[chosen].sum() / area)) for chosen in guesses]
+    return best_guess(scene, moves, guesses, np.array(in_box))
 
 
 def _central(off: Array, allowed: Array) -> Array:
     """The superpixels i[k] in the middle of the box; ``off`` f64[n] is how far from it they lie, 1 being the box's sides."""
     return np.flatnonzero(allowed & (off <= max(0.12, float(off.min()))))
-
-
-def _unlike_outside(scene: Scene, off: Array, allowed: Array) -> Array:
-    """The superpixels i[k] of the box whose colours are the rarest outside it."""
-    models = _region_models(scene, allowed)
-    candidates = np.flatnonzero(allowed & (off < 0.75))
-    if models is None or not len(candidates):
-        return candidates
-    cost = models[1].cost(scene.regions.color[candidates])
-    return candidates[cost >= np.quantile(cost, 0.85)]
 
 
 def _box_fill(scene: Scene, chosen: Array, xs: Array, ys: Array) -> float:
@@ -220,7 +209,11 @@ def _corrected(scene: Scene, marks: Marks, gain: Array, guess: Guess, click: tup
         start[here] = is_foreground
         if start.any():
             found.append(_settle(scene, marks, moves, start, rounds=2, shape=2.0))
-    return _best(scene, marks, moves, found) if found else guess
+    if not found:
+        return guess
+    changed = np.array([regions.area[chosen != guess.chosen].sum() for chosen in found])
+    too_much = np.log(np.maximum(changed / (_CORRECTED * float(depth) ** 2 + 60), 1))
+    return best_guess(scene, moves, found, bonus=-_RESTRAINT * too_much)
 
 
 def _settle(scene: Scene, marks: Marks, moves: Array, start: Array, rounds: int = _ROUNDS, shape: float = _SHAPE) -> Array:
@@ -230,7 +223,7 @@ def _settle(scene: Scene, marks: Marks, moves: Array, start: Array, rounds: int 
     chosen[marks.inside] = True
     held = np.where(chosen, shape, -shape)
     for _ in range(rounds):
-        models = _region_models(scene, chosen)
+        models = region_models(scene, chosen)
         if models is None:
             break
         per_pixel = np.clip(models[1].cost(regions.color) - models[0].cost(regions.color), -_MAX_COLOR_GAIN, _MAX_COLOR_GAIN)
@@ -244,68 +237,6 @@ def _settle(scene: Scene, marks: Marks, moves: Array, start: Array, rounds: int 
             break
         chosen = new
     return chosen
-
-
-def _region_models(scene: Scene, chosen: Array) -> tuple[ColorModel, ColorModel] | None:
-    """Colours of the chosen superpixels, and of the others, those nearby counting most."""
-    regions = scene.regions
-    if not chosen.any() or chosen.all():
-        return None
-    centre = np.average(regions.center[chosen], axis=0, weights=regions.area[chosen])
-    reach = np.sqrt(regions.area[chosen].sum()) * 1.2 + 20
-    off = np.hypot(*(regions.center - centre).T)
-    weight = regions.area * (np.exp(-0.5 * (off / reach) ** 2) + 0.05)
-    inside = fit_colors(regions.color[chosen], regions.area[chosen], 5)
-    return inside, fit_colors(regions.color[~chosen], weight[~chosen], 8)
-
-
-def features(scene: Scene, moves: Array, chosen: Array) -> Array:
-    """What tells a thing from a piece of a thing or from a heap of things, f64[9]."""
-    regions = scene.regions
-    cut = chosen[regions.first] != chosen[regions.second]
-    length = regions.length[cut].sum() + 1e-6
-    area = regions.area[chosen].sum()
-    typical = float(np.average(regions.step, weights=regions.length)) + 1.0
-    edge = (regions.length[cut] * (1 - np.exp(-regions.step[cut] / (2 * typical)))).sum() / length
-    motion_edge = (regions.length[cut] * np.minimum(scene.motion_step[cut], 2)).sum() / length
-    ring = np.zeros(len(chosen), bool)
-    ring[regions.first[cut]] = ring[regions.second[cut]] = True
-    ring &= ~chosen
-    mean = lambda part: float(np.average(moves[part], weights=regions.area[part])) if part.any() else 0.0  # noqa: E731
-    models = _region_models(scene, chosen)
-    apart = 0.0
-    if models is not None and ring.any():
-        gain = np.clip(models[1].cost(regions.color) - models[0].cost(regions.color), -4, 4)
-        apart = float(np.average(gain[chosen], weights=regions.area[chosen]) - np.average(gain[ring], weights=regions.area[ring]))
-    border = regions.border[chosen].sum() / (regions.border[chosen].sum() + length)
-    log_area = np.log(area / regions.area.sum())
-    compact = length / np.sqrt(area)
-    return np.array([edge, motion_edge, mean(chosen), mean(ring), apart, border, log_area, log_area**2, compact])
-
-
-# Fitted by hand (the choice) and by ridge regression of the overlap (the confidence) to composites of photographed things.
-WEIGHTS = np.array([0.5, 0.15, 0.08, -0.08, 0.03, -0.5, 0.0, -0.01, -0.01])
-BIAS = 0.35
-AGREEMENT = 0.4
-BOX_FILL = 0.5
-OVERLAP_WEIGHTS = np.array([0.197, 0.026, 0.056, 0.024, 0.031, -0.465, -0.051, -0.005, -0.008])
-OVERLAP_AGREEMENT = 0.512
-OVERLAP_BIAS = -0.098
-
-
-def _best(scene: Scene, marks: Marks, moves: Array, found: list[Array], bonus: Array | None = None) -> Guess:
-    area = scene.regions.area
-    count = len(found)
-    overlap = np.array([[area[a & b].sum() / max(area[a | b].sum(), 1) for b in found] for a in found])
-    agreement = (overlap.sum(axis=1) - 1) / max(count - 1, 1)
-    seen = np.array([features(scene, moves, chosen) for chosen in found])
-    score = seen @ WEIGHTS + BIAS + AGREEMENT * agreement
-    if bonus is not None:
-        score = score + BOX_FILL * (np.minimum(bonus, 0.9) - 0.8)
-    best = int(np.argmax(score))
-    overlap_there = float(seen[best] @ OVERLAP_WEIGHTS + OVERLAP_AGREEMENT * agreement[best] + OVERLAP_BIAS)
-    # An expected overlap of 0.62 is where about half of the masks turn out to be wrong.
-    return Guess(found[best], float(np.clip(0.5 + 2 * (overlap_there - 0.62), 0.05, 0.98)))
 
 
 def _to_pixels(scene: Scene, marks: Marks, gain: Array, local: Array, chosen: Array) -> Array:

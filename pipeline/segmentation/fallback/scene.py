@@ -9,6 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from ...types import Array
+from .merge import MergeTree, merge_regions
 from .motion import Flow
 from .picture import Picture, Regions
 
@@ -17,14 +18,15 @@ _CONTRAST = 10.0
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """A frame's working picture, its superpixels, its motion to neighbouring frames, and the price ``bond`` f64[m] of parting
-    two neighbouring superpixels."""
+    """A frame's working picture, its superpixels, its motion to neighbouring frames, the price ``bond`` f64[m] of parting two
+    neighbouring superpixels, how differently these move, ``motion_step`` f64[m], and the ``tree`` in which they merge."""
 
     picture: Picture
     regions: Regions
     flows: tuple[Flow, ...]
     bond: Array
     motion_step: Array
+    tree: MergeTree
 
     def connected(self, chosen: Array, seeds: Array) -> Array:
         """Those superpixels of ``chosen`` bool[n] that hang together with one of ``seeds`` i[k]."""
@@ -61,4 +63,4 @@ def build_scene(picture: Picture, regions: Regions, flows: tuple[Flow, ...]) -> 
         step += np.hypot(*(mean[regions.first] - mean[regions.second]).T) / len(flows)
     step = np.minimum(step, 3.0)
     bond = _CONTRAST * regions.length * (np.exp(-regions.step / (2 * typical)) * np.exp(-step / 1.5) + 0.03)
-    return Scene(picture, regions, flows, bond, step)
+    return Scene(picture, regions, flows, bond, step, merge_regions(regions, step))

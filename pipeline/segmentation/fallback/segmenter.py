@@ -35,7 +35,7 @@ class FallbackSegmenter:
     """
 
     name = "fallback"
-    key = "fallback 1"
+    key = "fallback 2"
 
     def __init__(self) -> None:
         self._pictures: _Kept[Picture] = _Kept(_KEPT_PICTURES)
