@@ -31,6 +31,9 @@ _CORRECTED = 6.0
 _RESTRAINT = 0.05
 """The area, in the same squares, that a correction changes without having to look better for it, and the price of e times more."""
 
+_FREE = 2.0
+"""Times the area that a correction is tried with: what lies beyond stays as it was."""
+
 _BANDS_PX = (12, 5)
 _PIXEL_MOTION = 0.6
 
@@ -208,7 +211,10 @@ def _corrected(scene: Scene, marks: Marks, gain: Array, guess: Guess, click: tup
         start[order[: max(1, int(np.searchsorted(size, step)))]] = is_foreground
         start[here] = is_foreground
         if start.any():
-            found.append(_settle(scene, marks, moves, start, rounds=2, shape=2.0))
+            settled = _settle(scene, marks, moves, start, rounds=2, shape=2.0)
+            free = np.zeros(len(start), bool)
+            free[order[: max(1, int(np.searchsorted(size, _FREE * step)))]] = True
+            found.append(np.where(free, settled, guess.chosen))
     if not found:
         return guess
     changed = np.array([regions.area[chosen != guess.chosen].sum() for chosen in found])

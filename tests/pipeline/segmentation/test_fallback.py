@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from pipeline.images import read_image
 from pipeline.segmentation import LOW_CONFIDENCE
 from pipeline.segmentation.fallback import FallbackSegmenter
 from pipeline.segmentation.fallback.cut import fit_colors, min_cut
+from pipeline.segmentation.fallback.merge import merge_regions
 from pipeline.segmentation.fallback.outline import tidy
+from pipeline.segmentation.fallback.picture import Regions, build_picture, build_regions
 from pipeline.types import Click, Prompt
 from tests.tiny import make_clip
 
@@ -251,3 +254,42 @@ def test_tidy_fills_holes_and_drops_specks() -> None:
     assert found[31, 31]
     assert not found[3, 56]
     assert tidy(mask, keep=mask & (np.mgrid[:60, :60][1] > 52))[3, 56]
+
+
+def squares(picture_hw: tuple[int, int] = (72, 96)) -> tuple[Regions, np.ndarray]:
+    """Superpixels of a picture of two squares, one bright, one dark, and which of them lie in the bright one."""
+    image = np.full((*picture_hw, 3), 128, np.uint8)
+    image[20:50, 12:42] = 230
+    image[20:50, 56:86] = 20
+    regions = build_regions(build_picture(image))
+    bright = np.zeros(picture_hw)
+    bright[20:50, 12:42] = 1
+    return regions, regions.mean(bright) > 0.5
+
+
+def test_merged_parts_hold_the_clicked_thing_alone() -> None:
+    regions, bright = squares()
+    tree = merge_regions(regions, np.zeros(len(regions.first)))
+    inside = int(regions.labels[35, 27])
+    found = tree.around(inside)
+    assert all(part[inside] for part in found)
+    assert all((larger | part == larger).all() for part, larger in pairwise(found))
+    assert max((part & bright).sum() / (part | bright).sum() for part in found) > 0.75
+
+
+def test_merged_parts_leave_what_hangs_together_with_the_outside() -> None:
+    regions, bright = squares()
+    tree = merge_regions(regions, np.zeros(len(regions.first)))
+    box = np.ones(regions.labels.shape)
+    box[10:60, 4:50] = 0
+    outside = regions.mean(box) > 0.5
+    found = tree.apart_from(outside)
+    assert not any((part & outside).any() for part in found)
+    assert (found[0] & bright).sum() / (found[0] | bright).sum() > 0.9
+
+
+def test_a_correction_leaves_what_lies_elsewhere(moving: media.FrameStore, segmenter: FallbackSegmenter) -> None:
+    first = segmenter.segment(moving, 7, Prompt((on_cup(7),))).mask
+    second = segmenter.segment(moving, 7, Prompt((on_cup(7), Click(20.5, 20.5)))).mask
+    assert second[20, 20]
+    assert (first & ~second).sum() < 0.05 * first.sum()
