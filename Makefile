@@ -10,7 +10,7 @@ run: $(VENV)/.run-ready
 
 # What fails beside the others, such as a browser that waited too long for one of two cores, is run once more alone.
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest -n 2 || $(BIN)/python -m pytest --last-failed
+	$(BIN)/python -m pytest -n 2 --dist worksteal || $(BIN)/python -m pytest --last-failed
 
 check: $(VENV)/.test-ready format lint types tests
 
@@ -24,7 +24,7 @@ types:
 	$(BIN)/mypy
 
 tests:
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The monkey of tests/test_monkey.py for ten minutes; MONKEY_SEED=… makes it do something else.
 soak: $(VENV)/.test-ready
