@@ -50,6 +50,13 @@ def material(tmp_path_factory):
     return make_material(tmp_path_factory.mktemp("material"))
 
 
+CUT_OFF = ("AbortError", "Unexpected error Connection errored out")
+"""How Gradio's messages begin about requests that a reload cuts off."""
+
+STOP_MS = 15_000
+"""How long a page among others, on a machine that renders and paints for all of them, may take to say that its work was stopped."""
+
+
 class Visitor(Hand):
     """Somebody at the page, in a browser context of their own."""
 
@@ -96,6 +103,14 @@ class Visitor(Hand):
         ready = "() => { const c = document.querySelector('.cv-root')?.canvas; return c && c.link.token && !c.link.isBusy; }"
         self.tab.wait_for_function(ready, timeout=30_000)
         self.settle()
+
+    def reload(self) -> None:
+        """Load the page anew. Gradio itself tells the console of requests that this cuts off; only that is overlooked, and only
+        here."""
+        known = len(self.faults)
+        self.tab.reload()
+        self.shown_or_empty()
+        self.faults[known:] = [text for text in self.faults[known:] if not text.startswith(CUT_OFF)]
 
     def told(self, text: str) -> None:
         """Wait until the checklist says this."""
@@ -182,7 +197,7 @@ def test_an_example_is_laid_out_with_its_result_and_replays_in_one_click(visitor
     tab.wait_for_selector("#progress :text('Stopped')", timeout=10_000)
     assert probe_clip(visitor.download("#download-video", tmp_path)).num_frames == EXAMPLE_FRAMES
     tab.get_by_role("tab", name="Result").click()
-    tab.reload()
+    visitor.reload()
     stage.wait_for()
     assert tab.locator(".rv-take").count() == 1, "a reload comes back to the result, if that is what was looked at"
     assert tab.locator("#insert").is_visible() and not tab.locator("#cancel").is_visible()
@@ -267,7 +282,7 @@ def test_twenty_random_edits_are_undone_to_the_identical_file_and_survive_a_relo
     assert count_steps() >= steps + 20, f"only {count_steps() - steps} of a hundred gestures were edits: {visitor.state()}"
     edited = visitor.saved(tmp_path)
     parse_project(json.loads(edited))
-    visitor.tab.reload()
+    visitor.reload()
     visitor.shown()
     assert visitor.token() == token and visitor.saved(tmp_path) == edited, "everything is back"
     visitor.press("v", *["Control+z"] * (count_steps() - steps))
@@ -309,10 +324,14 @@ def test_two_visitors_with_files_of_one_name_stay_apart(visitor, chromium, serve
     visitor.tab.locator("#insert").click()
     visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
     other.drag((0.2, 0.4), (0.6, 0.6))
-    assert visitor.tab.locator("#cancel").is_visible(), "the canvas never waits for a render"
+    other.told("1 box")  # the canvas never waits for a render
     other.tab.locator("#insert").click()
+    if not visitor.tab.locator("#cancel").is_visible():  # the render has come to its end meanwhile: another one
+        visitor.change()
+        visitor.tab.locator("#insert").click()
+        visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
     visitor.tab.locator("#cancel").click()
-    visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
+    visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
     other.tab.wait_for_selector("#progress :text('Done: 9 frames.')", timeout=30_000)
     forged = other.token()[:-1] + ("A" if other.token()[-1] != "A" else "B")
     for token in (forged, "", None, "../" + other.token(), [other.token()]):
@@ -369,14 +388,14 @@ def test_cancel_stops_the_work_and_the_next_insert_runs(visitor, server):
     tab.locator("#insert").click()
     tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
     tab.locator("#cancel").click()
-    tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
-    assert tab.locator("#insert").is_visible()
+    tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
+    tab.locator("#insert").wait_for()
     tab.wait_for_timeout(1_000)
     assert sorted(results.iterdir()) == before, "a stopped render leaves nothing behind"
     tab.locator("#insert").click()
     tab.wait_for_selector("#progress :text('of 120')", timeout=10_000)
     tab.locator("#cancel").click()
-    tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
+    tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
 
 
 def test_closing_the_tab_stops_its_render(visitor, chromium, server):
@@ -392,7 +411,7 @@ def test_closing_the_tab_stops_its_render(visitor, chromium, server):
     visitor.tab.locator("#insert").click()
     visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=10_000)
     visitor.tab.locator("#cancel").click()
-    visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=5_000)
+    visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
     for _ in range(30):
         if [sorted(folder.iterdir()) for folder in results] == before:
             break

@@ -70,7 +70,7 @@ def test_from_the_first_take_to_a_result_dropped_back(chromium, material, tmp_pa
         with zipfile.ZipFile(tmp_path / "pack.zip") as pack:
             assert pack.testzip() is None and len(pack.read("layer-1-boxes.csv").splitlines()) == NUM_FRAMES + 1
 
-        tab.reload()
+        visitor.reload()
         tab.wait_for_selector("#insert:not([disabled])")
         tab.wait_for_selector(f'{STAGE}[data-painted-frame="{NUM_FRAMES // 2}"]')
         assert tab.locator('.rv-take [data-what="star"][aria-pressed="true"]').count() == 1

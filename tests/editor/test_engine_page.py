@@ -45,7 +45,8 @@ def make_page(place: Path, tmp_path: Path, checkpoints: tuple[str, ...]) -> tupl
     return page, token
 
 
-def test_the_chosen_engine_renders_with_its_settings(place, tmp_path):
+def test_the_chosen_engine_renders_with_its_settings(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("editor.handlers.PROGRESS_PERIOD_S", 0.0)
     page, token = make_page(place, tmp_path, ("tiny",))
     assert page.refresh(token).engine.name == "composite"
     view = page.choose_engine(token, "videoanydoor")
