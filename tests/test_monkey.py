@@ -190,7 +190,7 @@ class Monkey:
 
     def move_a_slider(self) -> None:
         if self.tab.locator("#blend-opacity").count() == 0 or not self.tab.locator("#blend-opacity").is_visible():
-            self.tab.locator("#blending button").first.click(timeout=5_000)
+            self.tab.locator("#blending button").first.dispatch_event("click")
         if self.click_one("#blending input[type=range]", 0.0, 1.0):
             self.tab.keyboard.press(self.dice.choice(["ArrowRight", "Home", "End"]))
 
