@@ -167,6 +167,40 @@ def find_masked_videos(folder: Path) -> list[MaskedVideo]:
     return found
 
 
+def mask_at(track: MaskTrack, frame_index: int) -> Array:
+    """The mask bool[H,W] of one frame, empty where there is none."""
+    runs = track.runs[frame_index]
+    return np.zeros(track.hw, np.bool_) if runs is None else decode_rle(runs, track.hw)
+
+
+def mask_areas(track: MaskTrack) -> Array:
+    """Pixels i64[T] of every frame's mask."""
+    return np.array([0 if runs is None else int(runs[1::2].sum(dtype=np.uint64)) for runs in track.runs], np.int64)
+
+
+def mask_bounds(track: MaskTrack, start: int = 0, stop: int | None = None) -> tuple[Array, Array]:
+    """Tightest boxes f64[n,4] of the masks of the frames ``start`` to ``stop`` (all of them), 0 where there is none; and where
+    there is one, bool[n]."""
+    stop = len(track) if stop is None else stop
+    bounds, is_present = np.zeros((stop - start, 4)), np.zeros(stop - start, np.bool_)
+    for row, frame_index in enumerate(range(start, stop)):
+        mask = mask_at(track, frame_index)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(rows):
+            bounds[row] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            is_present[row] = True
+    return bounds, is_present
+
+
+def lie_on_mask(track: MaskTrack, frame_index: int, points: Array) -> Array:
+    """Which points f[N,2] (x, y in pixels) lie on the mask of a frame, bool[N]."""
+    mask = mask_at(track, frame_index)
+    cells = np.floor(points).astype(np.int64)
+    inside = (cells >= 0).all(axis=1) & (cells[:, 0] < track.hw[1]) & (cells[:, 1] < track.hw[0])
+    inside[inside] = mask[cells[inside, 1], cells[inside, 0]]
+    return inside
+
+
 def mask_alpha(track: MaskTrack, frame_index: int) -> Array:
     """The soft mask f32[H,W] in 0..1 of one frame: feathered by a Gaussian of ``track.feather_px`` standard deviation.
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import masks
 from .engines import Report, ignore_progress
 from .keypoints import suggest_points
+from .masks import grow_mask, lie_on_mask, mask_areas, mask_at, mask_bounds
 from .tracking import find_features, track_points
 from .types import Array, BoxSequence, MaskTrack, Reference, TrajectorySet
 
@@ -32,29 +32,12 @@ SPARE = 3
 _EDGE_SIGMA_PX = 0.8
 
 
-def mask_at(track: MaskTrack, frame_index: int) -> Array:
-    """The mask bool[H,W] of one frame, empty where there is none."""
-    runs = track.runs[frame_index]
-    return np.zeros(track.hw, np.bool_) if runs is None else masks.decode_rle(runs, track.hw)
-
-
-def mask_areas(track: MaskTrack) -> Array:
-    """Pixels i64[T] of every frame's mask."""
-    return np.array([0 if runs is None else int(runs[1::2].sum(dtype=np.uint64)) for runs in track.runs], np.int64)
-
-
 def mask_boxes(track: MaskTrack, start: int, stop: int) -> tuple[Array, Array]:
     """Tightest boxes f32[n,4] of the frames ``start`` to ``stop``, carried on where there is no mask; where there is one, bool[n].
 
     Raises ``ValueError`` when the mask is empty in all of them.
     """
-    boxes, is_present = np.zeros((stop - start, 4)), np.zeros(stop - start, np.bool_)
-    for index in range(start, stop):
-        mask = mask_at(track, index)
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if len(rows):
-            boxes[index - start] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-            is_present[index - start] = True
+    boxes, is_present = mask_bounds(track, start, stop)
     known = np.flatnonzero(is_present)
     if len(known) == 0:
         raise ValueError(f"the mask is empty in all of the frames {start} to {stop - 1}")
@@ -149,9 +132,9 @@ def _moving_points(
     found = track_points(frames, start, queries.astype(np.float32), low, high, report)
     places, is_visible = found.points_px[:, start:stop], found.is_visible[:, start:stop].copy()
     anchors, is_anchored = found.points_px[:, reference_frame], found.is_visible[:, reference_frame]
-    is_on = np.stack([_is_on(track, frame, places[:, frame - start]) for frame in range(start, stop)], axis=1)
+    is_on = np.stack([lie_on_mask(track, frame, places[:, frame - start]) for frame in range(start, stop)], axis=1)
     outside = (is_visible & ~is_on).sum(axis=1) / np.maximum(is_visible.sum(axis=1), 1)
-    good = is_anchored & _is_on(track, reference_frame, anchors)
+    good = is_anchored & lie_on_mask(track, reference_frame, anchors)
     good &= (is_visible.mean(axis=1) >= LEAST_VISIBLE) & is_visible[:, 0] & (outside <= MOST_OUTSIDE)
     if not good.any():
         return None
@@ -177,7 +160,7 @@ def _camera_shift(frames: FrameStore, track: MaskTrack, start: int, stop: int, r
     import cv2
 
     gray = cv2.cvtColor(frames.frame(start).image, cv2.COLOR_RGB2GRAY)
-    points = find_features(gray, ~masks.grow_mask(mask_at(track, start), 8.0), 60)
+    points = find_features(gray, ~grow_mask(mask_at(track, start), 8.0), 60)
     if len(points) < 4:
         return np.zeros((stop - start, 2))
     found = track_points(frames, start, points.astype(np.float32), start, stop, report)
@@ -199,12 +182,3 @@ def _thinned(places: Array, order: Array, count: int) -> Array:
         if len(kept) == count:
             break
     return np.array(kept, np.int64)
-
-
-def _is_on(track: MaskTrack, frame_index: int, points: Array) -> Array:
-    """Which points f[N,2] lie on the thing at a frame, bool[N]."""
-    mask = mask_at(track, frame_index)
-    cells = np.floor(points).astype(np.int64)
-    inside = (cells >= 0).all(axis=1) & (cells[:, 0] < track.hw[1]) & (cells[:, 1] < track.hw[0])
-    inside[inside] = mask[cells[inside, 1], cells[inside, 0]]
-    return inside

@@ -36,8 +36,8 @@ _EDGE_PX = 2
 
 def find_key(target: MaskTrack) -> int | None:
     """The frame in which a thing is largest, the first of several; None when it is nowhere."""
-    areas = [0 if runs is None else int(runs[1::2].sum(dtype=np.uint64)) for runs in target.runs]
-    return int(np.argmax(areas)) if max(areas, default=0) else None
+    areas = masks.mask_areas(target)
+    return int(np.argmax(areas)) if areas.any() else None
 
 
 def follow_target(
@@ -85,7 +85,7 @@ def _hop(frames: FrameStore, target: MaskTrack, here: int, there: int, report: R
     """Frames up to ``there``, each with the similarity that takes the thing from frame ``here`` to it; unsure ones are left out."""
     import cv2
 
-    mask = _mask(target, here)
+    mask = masks.mask_at(target, here)
     gray = cv2.cvtColor(frames.frame(here).image, cv2.COLOR_RGB2GRAY)
     points = find_features(gray, masks.grow_mask(mask, -max(2.0, 0.004 * target.hw[0])), _MAX_POINTS)
     if len(points) < _LEAST_INLIERS:
@@ -94,7 +94,7 @@ def _hop(frames: FrameStore, target: MaskTrack, here: int, there: int, report: R
     tolerance_px = max(1.0, 0.03 * float(np.sqrt(mask.sum())))
     moves = []
     for index in range(min(here, there), max(here, there) + 1):
-        seen = found.is_visible[:, index] & _is_on(target, index, found.points_px[:, index])
+        seen = found.is_visible[:, index] & masks.lie_on_mask(target, index, found.points_px[:, index])
         if index == here or np.count_nonzero(seen) < _LEAST_INLIERS:
             continue
         matrix, is_inlier = estimate_motion(points[seen], found.points_px[seen, index], "similarity", inlier_px=tolerance_px)
@@ -102,20 +102,6 @@ def _hop(frames: FrameStore, target: MaskTrack, here: int, there: int, report: R
         if count >= max(_LEAST_INLIERS, _LEAST_SHARE * np.count_nonzero(seen)) and 0.2 < np.hypot(*matrix[:2, 0]) < 5:
             moves.append((index, matrix))
     return moves
-
-
-def _mask(target: MaskTrack, frame_index: int) -> Array:
-    runs = target.runs[frame_index]
-    return np.zeros(target.hw, np.bool_) if runs is None else masks.decode_rle(runs, target.hw)
-
-
-def _is_on(target: MaskTrack, frame_index: int, points: Array) -> Array:
-    """Which points f32[N,2] lie on the thing at a frame, bool[N]."""
-    mask = _mask(target, frame_index)
-    cells = np.floor(points).astype(np.int64)
-    inside = (cells >= 0).all(axis=1) & (cells[:, 0] < target.hw[1]) & (cells[:, 1] < target.hw[0])
-    inside[inside] = mask[cells[inside, 1], cells[inside, 0]]
-    return inside
 
 
 def _turns(moves: Array) -> Array:
@@ -132,7 +118,7 @@ def _turned_boxes(target: MaskTrack, turns: Array, start: int, stop: int) -> tup
     height, width = target.hw
     boxes, is_present, is_cut_off = np.zeros((stop - start, 4)), np.zeros(stop - start, np.bool_), np.zeros(stop - start, np.bool_)
     for index in range(start, stop):
-        mask, row = _mask(target, index), index - start
+        mask, row = masks.mask_at(target, index), index - start
         if not mask.any():
             continue
         rows = np.flatnonzero(mask.any(axis=1))

@@ -17,9 +17,10 @@ import numpy as np
 
 from .. import render
 from ..engines import Engine, Report, ignore_progress
+from ..masks import mask_areas, mask_at
 from ..media import FrameStore, probe_clip
 from ..motion import build_layer_motion
-from ..object_tracks import ObjectMotion, mask_areas, mask_at, study_object
+from ..object_tracks import ObjectMotion, study_object
 from ..tracking import track_points
 from ..types import (
     Array,

@@ -12,9 +12,9 @@ from contextlib import closing
 
 import numpy as np
 
-from ..masks import MaskedVideo, read_mask_track
+from ..masks import MaskedVideo, mask_areas, read_mask_track
 from ..media import FrameStore, probe_clip
-from ..object_tracks import ObjectMotion, mask_areas, study_object
+from ..object_tracks import ObjectMotion, study_object
 from ..types import Array, BoxSequence, MaskTrack, Reference, TrajectorySet
 from .clips import TrainingClip
 from .config import TrainConfig

@@ -126,21 +126,9 @@ def _layer_motion(layer: Layer, clip: Clip) -> LayerMotion | None:
     return LayerMotion(layer.references[0], boxes, layer.trajectories, layer.fit, layer.anchor, layer.deform, layer.surface)
 
 
-def _track_bounds(track: MaskTrack) -> tuple[Array, Array]:
-    """Bounds f64[T,4] of every frame's mask, and bool[T] where there is one."""
-    bounds, is_present = np.zeros((len(track), 4)), np.zeros(len(track), np.bool_)
-    for frame, runs in enumerate(track.runs):
-        mask = np.zeros(track.hw, np.bool_) if runs is None else masks.decode_rle(runs, track.hw)
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if len(rows):
-            bounds[frame] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-            is_present[frame] = True
-    return bounds, is_present
-
-
 def _boxes_of_track(track: MaskTrack, clip: Clip) -> BoxSequence | None:
     """The mask's own bounds as a box sequence, carried on where it is empty; None when it is empty everywhere."""
-    bounds, is_present = _track_bounds(track)
+    bounds, is_present = masks.mask_bounds(track)
     known = np.flatnonzero(is_present)
     if len(known) == 0:
         return None
@@ -158,7 +146,7 @@ def _object_boxes(layer: Layer, motion: LayerMotion | None, clip: Clip, frame_ra
         exists = np.array([motion.exists(frame) for frame in range(*frame_range)])
         boxes[exists] = motion.effective_boxes_px[frames][exists]
     if layer.target is not None:
-        bounds, has_target = (item[frames] for item in _track_bounds(layer.target))
+        bounds, has_target = (item[frames] for item in masks.mask_bounds(layer.target))
         boxes[has_target, :2] = np.minimum(boxes[has_target, :2], bounds[has_target, :2])
         boxes[has_target, 2:] = np.maximum(boxes[has_target, 2:], bounds[has_target, 2:])
     is_present = (boxes[:, 0] < clip.width) & (boxes[:, 1] < clip.height) & (boxes[:, 2:] > 0).all(axis=1)

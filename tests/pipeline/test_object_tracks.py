@@ -7,9 +7,9 @@ import logging
 import numpy as np
 import pytest
 
-from pipeline.masks import encode_rle, find_masked_videos, read_mask_track
+from pipeline.masks import encode_rle, find_masked_videos, mask_areas, read_mask_track
 from pipeline.media import FrameStore, probe_clip
-from pipeline.object_tracks import farthest_frame, mask_areas, mask_boxes, path_lengths, study_object
+from pipeline.object_tracks import farthest_frame, mask_boxes, path_lengths, study_object
 from pipeline.training.real import read_real_clips
 from pipeline.types import MaskTrack
 from tests.pipeline.training.material import tiny_config
