@@ -96,7 +96,7 @@ def train(
         restore_moments(optimizer, names, kept.moments)
 
     # 4. on what
-    grid = Grid(pipe_size(config, pipe), pipe.stride, int(pipe.id_extractor.config.image_size), is_warped(pipe))
+    grid = Grid(int(pipe.config.size), pipe.stride, int(pipe.id_extractor.config.image_size), is_warped(pipe))
     mixture = open_sources(config, root, grid, config.seed)
     batches = load_batches(mixture, config, accelerator.process_index, accelerator.num_processes, first_step)
 
@@ -157,11 +157,6 @@ def build_pipeline(config: TrainConfig, root: Path) -> VideoAnydoorPipeline:
     return build_random(scale, config.content or scale.content, config.seed)
 
 
-def pipe_size(config: TrainConfig, pipe: VideoAnydoorPipeline) -> int:
-    """Side of the model's pictures."""
-    return int(pipe.config.size)
-
-
 def is_warped(pipe: VideoAnydoorPipeline) -> bool:
     """Whether the content encoder takes the warped reference."""
     return bool(pipe.pixel_warper.config.content == "warped")
@@ -214,7 +209,8 @@ class _AsDataset(torch.utils.data.Dataset):
         self._mixture = mixture
 
     def __getitems__(self, numbers: list[int]) -> list[Batch]:
-        torch.set_num_threads(1) if torch.utils.data.get_worker_info() else None
+        if torch.utils.data.get_worker_info() is not None:
+            torch.set_num_threads(1)
         return [self._mixture.batch(numbers)]
 
 
