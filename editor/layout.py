@@ -45,7 +45,12 @@ LAYER_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelec
 FRAME_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelector('.cv-root')?.dataset.frame ?? 0)]"
 """Where the person is on the canvas, as the last input of an event."""
 
-LEAVE_CANVAS = "(token) => { document.querySelector('.cv-root')?.canvas?.leave(); return [token]; }"
+LEAVE_WORK = """(token) => {
+  document.querySelector('.cv-root')?.canvas?.leave();
+  document.querySelector('.rv-root')?.viewer?.leave();
+  return [token];
+}"""
+"""Ask for nothing of the work any more: its pictures go when the server hears of this."""
 
 WHICH_TAB = "(token) => [token, sessionStorage.getItem('open-videoanydoor-tab') === 'result' ? 1 : 0]"
 """The token, and whether the tab that was left shows the result, so that a reload comes back to it."""
@@ -484,7 +489,7 @@ def _wire_session(demo: gr.Blocks, page: Page, parts: Parts) -> None:
 
     demo.load(None, js=WATCH)
     coming = demo.load(opened, [parts.token, parts.here], everything, js=WHICH_TAB, **PRIVATE)
-    emptying = parts.start_empty.click(emptied, parts.token, everything, js=LEAVE_CANVAS, **PRIVATE)
+    emptying = parts.start_empty.click(emptied, parts.token, everything, js=LEAVE_WORK, **PRIVATE)
     for event in (coming, emptying):
         event.success(*_shown_again(page, parts), **PRIVATE)
 

@@ -285,8 +285,10 @@ def test_waiting_renders_keep_nobody_from_the_page(server, material, document):
         body = {"data": data, "fn_index": functions[name], "session_hash": visitor}
         return httpx.post(f"{server.url}/gradio_api/queue/join", json=body, timeout=30)
 
-    answers = [join("render", [json.dumps(document), files], f"greedy{number}") for number in range(9)]
-    assert answers[0].status_code == 200 and answers[-1].status_code == 503
+    answers = [join("render", [json.dumps(document), files], "greedy 0")]
+    while answers[-1].status_code == 200 and len(answers) < 200:  # some are done before the next one is sent
+        answers.append(join("render", [json.dumps(document), files], f"greedy {len(answers)}"))
+    assert len(answers) > 1 and answers[-1].status_code == 503
     assert "try again in a minute" in answers[-1].text
     assert join("opened", [None], "patient").status_code == 200
 

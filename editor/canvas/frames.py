@@ -239,7 +239,8 @@ class FrameDesk:
         from pipeline.media import read_frames
 
         with self._walk_turn:
-            showing = self._find(key)
+            with self._guard:
+                showing = self._shown.get(key)  # not a use: nobody looks at it
             if showing is None or showing.clip is None:
                 return
             spent = 0

@@ -149,7 +149,7 @@ class Viewer {
   }
 
   openSides(wanted) {
-    const kept = wanted.map((side) => this.sides.find((each) => each.key === side.key));
+    const kept = wanted.map((side) => this.sides.find((each) => each.key === side.key && !each.frames.isClosed));
     this.closeSides(kept);
     this.sides = wanted.map((side, index) => {
       const frames = kept[index]?.frames ?? new this.FrameCache({
@@ -165,6 +165,12 @@ class Viewer {
     });
     this.painted = null;
     this.note("");
+  }
+
+  /** The work that is shown is about to go: ask for nothing of it any more. */
+  leave() {
+    this.player.pause();
+    for (const side of this.sides) side.frames.close();
   }
 
   closeSides(kept) {
