@@ -30,10 +30,14 @@ tests:
 soak: $(VENV)/.test-ready
 	MONKEY_S=600 $(BIN)/python -m pytest -s tests/test_monkey.py
 
-# What the worked examples look like when they are opened; needed when they, or what the compositor makes of them, have changed.
+# What the worked examples look like when they are opened, and how good every frame is; needed when they, or what the compositor
+# makes of them, have changed.
 examples: $(VENV)/.run-ready
 	for project in assets/examples/*.json; do \
-		$(BIN)/python -m pipeline render $$project -o $${project%.json}-result.mp4 || exit; \
+		result=$${project%.json}-result; \
+		$(BIN)/python -m pipeline render $$project -o $$result.mp4 --report $(VENV)/report.json && \
+		$(BIN)/python -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["quality"]))' \
+			< $(VENV)/report.json > $$result.quality || exit; \
 	done
 
 bench: $(VENV)/.test-ready

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from .cut import min_cut
 from .motion import motion_gain, moving_part
 from .outline import color_gain, color_models, cut_band, grow, shrink, tidy
 from .scene import Scene
-from .score import Guess, best_guess, box_features, region_models
+from .score import Guess, best_guess, box_features, change_features, region_models
+from .weigh import Found, PixelClick, refine
 
 EXTENTS = (0.003, 0.008, 0.02, 0.045, 0.09, 0.16, 0.28)
 """Shares of the picture that a thing may have, as starting points."""
@@ -26,10 +27,6 @@ _PULL = 5.0
 _MOST_CORRECTED = 40.0
 """A correcting click lies about in the middle of what is wrong: the largest area that it changes, in squares of its distance from
 the outline."""
-
-_CORRECTED = 6.0
-_RESTRAINT = 0.05
-"""The area, in the same squares, that a correction changes without having to look better for it, and the price of e times more."""
 
 _FREE = 2.0
 """Times the area that a correction is tried with: what lies beyond stays as it was."""
@@ -49,43 +46,72 @@ class Marks:
     outside_px: Array
 
 
-def find_mask(scene: Scene, prompt: Prompt) -> tuple[Array, float]:
-    """The mask bool[h,w] that ``prompt`` (in pixels of the working picture) means, and a confidence 0..1."""
-    hw = scene.picture.hw
+@dataclass(frozen=True, eq=False, slots=True)
+class Answer:
+    """What a box and ``clicks`` (pixels x and y, whether they belong) mean: ``mask`` bool[h,w], and how sure that is, 0..1.
+
+    ``guess``, ``gain`` f32[h,w] (what motion says) and ``pull`` f32[h,w] (what the corrections say) are where a correction starts.
+    """
+
+    mask: Array
+    confidence: float
+    guess: Guess
+    gain: Array
+    pull: Array
+    clicks: tuple[PixelClick, ...]
+
+
+def order_clicks(prompt: Prompt, hw: tuple[int, int]) -> list[PixelClick]:
+    """The clicks of ``prompt`` (in pixels of the working picture) in the order in which they are obeyed: without a box, the first
+    one that belongs is what all others correct."""
     clicks = [(min(max(int(c.x_px), 0), hw[1] - 1), min(max(int(c.y_px), 0), hw[0] - 1), c.is_foreground) for c in prompt.clicks]
-    outside_box = np.zeros(hw, bool)
-    if prompt.box_px is not None:
-        outside_box[:] = True
-        outside_box[_box_slices(prompt.box_px, hw)] = False
-    used = [click for click in clicks if click[2]][:1] if prompt.box_px is None else []
-    marks = _marks(scene, used, outside_box)
-    gain = motion_gain(scene.flows, _motion_seed(scene, used, outside_box))
-    if prompt.box_px is not None:
-        guess = _from_box(scene, marks, gain, outside_box)
-    else:
-        guess = _from_click(scene, marks, gain)
-    local = np.zeros(hw, np.float32)
-    mask = _finish(scene, marks, gain, local, guess)
-    for click in clicks:
-        if click in used:
-            continue
-        used.append(click)
-        local += _pull(mask, click)
-        marks = _marks(scene, used, outside_box)
-        guess = _corrected(scene, marks, gain, guess, click)
-        mask = _finish(scene, marks, gain, local, guess)
-    return mask, guess.score
+    first = next((click for click in clicks if click[2]), None) if prompt.box_px is None else None
+    return clicks if first is None else [first, *(click for click in clicks if click is not first)]
 
 
-def _finish(scene: Scene, marks: Marks, gain: Array, local: Array, guess: Guess) -> Array:
-    """The pixels of ``guess``, its motion learnt anew from all of it."""
+def answer_first(scene: Scene, prompt: Prompt) -> Answer:
+    """What the box of ``prompt`` means, or without one its first click."""
+    hw = scene.picture.hw
+    outside_box = _outside_box(prompt, hw)
+    clicks = [click for click in order_clicks(prompt, hw)[:1] if click[2] and prompt.box_px is None]
+    marks = _marks(scene, clicks, outside_box)
+    gain = motion_gain(scene.flows, _motion_seed(scene, clicks, outside_box))
+    guess = _from_click(scene, marks, gain) if prompt.box_px is None else _from_box(scene, marks, gain, outside_box)
+    return _finish(scene, prompt, marks, gain, np.zeros(hw, np.float32), guess, clicks)
+
+
+def answer_next(scene: Scene, prompt: Prompt, before: Answer, click: PixelClick) -> Answer:
+    """The answer ``before`` with one more ``click``."""
+    clicks = [*before.clicks, click]
+    pull = before.pull + _pull(before.mask, click)
+    marks = _marks(scene, clicks, _outside_box(prompt, scene.picture.hw))
+    guess = _corrected(scene, marks, before, click)
+    return _finish(scene, prompt, marks, before.gain, pull, guess, clicks)
+
+
+def _finish(scene: Scene, prompt: Prompt, marks: Marks, gain: Array, pull: Array, guess: Guess, clicks: list[PixelClick]) -> Answer:
+    """The pixels of ``guess``, its motion learnt anew from all of it, all cues weighed once more."""
     rough = shrink(guess.chosen[scene.regions.labels], 2)
     if scene.flows and rough.sum() > 200:
         gain = motion_gain(scene.flows, rough)
-    return _to_pixels(scene, marks, gain, local, guess.chosen)
+    mask = _to_pixels(scene, marks, gain, pull, guess.chosen)
+    in_box = None if prompt.box_px is None else ~_outside_box(prompt, mask.shape)
+    found = Found(mask, guess.votes, gain, in_box, clicks)
+    mask, confidence = refine(scene, found, marks.inside_px, marks.outside_px)
+    guess = replace(guess, chosen=scene.regions.mean(mask.astype(float)) > 0.5)
+    return Answer(mask, confidence, guess, gain, pull, tuple(clicks))
 
 
-def _pull(mask: Array, click: tuple[int, int, bool]) -> Array:
+def _outside_box(prompt: Prompt, hw: tuple[int, int]) -> Array:
+    """What cannot belong, because it lies outside the prompt's box, bool[h,w]."""
+    outside = np.zeros(hw, bool)
+    if prompt.box_px is not None:
+        outside[:] = True
+        outside[_box_slices(prompt.box_px, hw)] = False
+    return outside
+
+
+def _pull(mask: Array, click: PixelClick) -> Array:
     """What ``click`` adds to the gain of the pixels around it, f32[h,w]: as far as what is wrong seems to reach."""
     import cv2
 
@@ -107,7 +133,7 @@ def _box_slices(box: tuple[float, float, float, float], hw: tuple[int, int]) -> 
     return slice(min(y0, hw[0] - 1), max(y1, y0 + 1)), slice(min(x0, hw[1] - 1), max(x1, x0 + 1))
 
 
-def _marks(scene: Scene, clicks: Iterable[tuple[int, int, bool]], outside_box: Array) -> Marks:
+def _marks(scene: Scene, clicks: Iterable[PixelClick], outside_box: Array) -> Marks:
     labels = scene.regions.labels
     inside_px, outside_px = np.zeros_like(outside_box), outside_box.copy()
     for x, y, is_foreground in clicks:
@@ -120,7 +146,7 @@ def _marks(scene: Scene, clicks: Iterable[tuple[int, int, bool]], outside_box: A
     return Marks(inside, outside, inside_px, outside_px & ~inside_px)
 
 
-def _motion_seed(scene: Scene, clicks: list[tuple[int, int, bool]], outside_box: Array) -> Array:
+def _motion_seed(scene: Scene, clicks: list[PixelClick], outside_box: Array) -> Array:
     """The pixels from which a thing's own motion is learnt."""
     seed = np.zeros(scene.picture.hw, bool)
     for x, y, _ in clicks:
@@ -131,23 +157,29 @@ def _motion_seed(scene: Scene, clicks: list[tuple[int, int, bool]], outside_box:
 def _from_click(scene: Scene, marks: Marks, gain: Array) -> Guess:
     regions = scene.regions
     moves = regions.mean(gain)
-    far = scene.distances(marks.inside)
-    order = np.argsort(far, kind="stable")
-    share = np.cumsum(regions.area[order]) / regions.area.sum()
-    starts = []
-    for extent in EXTENTS:
-        start = np.zeros(len(far), bool)
-        start[order[: max(1, int(np.searchsorted(share, extent)) + 1)]] = True
-        starts.append(start)
+    found = _around_clicks(scene, marks, moves, EXTENTS)
     moving = moves > 0.5
     moving[marks.inside] = True
     moving = scene.connected(moving, marks.inside)
     if regions.area[moving].sum() > 0.002 * regions.area.sum():
-        starts.append(moving)
-    found = [_settle(scene, marks, moves, start) for start in starts]
+        found.append(_settle(scene, marks, moves, moving))
     if len(marks.inside):
         found += [_settle(scene, marks, moves, start, rounds=1) for start in scene.tree.around(int(marks.inside[0]))]
-    return best_guess(scene, moves, found)
+    return best_guess(scene, moves, found, "click")
+
+
+def _around_clicks(scene: Scene, marks: Marks, moves: Array, extents: Sequence[float]) -> list[Array]:
+    """Sets of superpixels bool[n] around the clicks that belong, from starts as large as ``extents``."""
+    regions = scene.regions
+    far = scene.distances(marks.inside)
+    order = np.argsort(far, kind="stable")
+    share = np.cumsum(regions.area[order]) / regions.area.sum()
+    found = []
+    for extent in extents:
+        start = np.zeros(len(far), bool)
+        start[order[: max(1, int(np.searchsorted(share, extent)) + 1)]] = True
+        found.append(_settle(scene, marks, moves, start))
+    return found
 
 
 def _from_box(scene: Scene, marks: Marks, gain: Array, outside_box: Array) -> Guess:
@@ -166,14 +198,16 @@ def _from_box(scene: Scene, marks: Marks, gain: Array, outside_box: Array) -> Gu
         start = np.zeros(len(order), bool)
         start[order[share < 0.35]] = True
         starts.append(start)
-    found = [_settle(scene, marks, moves, start) for start in starts if start.any()]
+    starts = [start for start in starts if start.any()]
+    still = np.zeros_like(moves)  # what moves may lie
+    found = [_settle(scene, marks, told, start) for told in (moves, still) for start in starts]
     found += [_settle(scene, marks, moves, start, rounds=1) for start in scene.tree.apart_from(marks.outside)]
     guesses = [chosen for chosen in found if chosen.any()]
     if not guesses:
-        return Guess(allowed, 0.3)
-    area = regions.area[allowed].sum()
-    in_box = [box_features(_box_fill(scene, chosen, xs, ys), float(regions.area[chosen].sum() / area)) for chosen in guesses]
-    return best_guess(scene, moves, guesses, np.array(in_box))
+        return Guess(allowed, allowed.astype(float))
+    view = slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1)
+    fits = np.array([box_features(chosen[regions.labels[view]]) for chosen in guesses])
+    return best_guess(scene, moves, guesses, "box", fits)
 
 
 def _central(off: Array, allowed: Array) -> Array:
@@ -181,30 +215,23 @@ def _central(off: Array, allowed: Array) -> Array:
     return np.flatnonzero(allowed & (off <= max(0.12, float(off.min()))))
 
 
-def _box_fill(scene: Scene, chosen: Array, xs: Array, ys: Array) -> float:
-    """How much of the box's width and height the thing has, 0..1: a person draws a box tightly."""
-    mask = chosen[scene.regions.labels]
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float(len(rows) and (rows[-1] - rows[0] + 1) / len(ys) * (cols[-1] - cols[0] + 1) / len(xs))
-
-
-def _corrected(scene: Scene, marks: Marks, gain: Array, guess: Guess, click: tuple[int, int, bool]) -> Guess:
-    """``guess`` with the part around ``click`` added or taken away, as far as looks best."""
+def _corrected(scene: Scene, marks: Marks, before: Answer, click: PixelClick) -> Guess:
+    """The guess of ``before`` with the part around ``click`` added or taken away, or another guess that obeys all clicks."""
     import cv2
 
     x, y, is_foreground = click
-    regions = scene.regions
+    guess, regions = before.guess, scene.regions
     here = int(regions.labels[y, x])
-    moves = regions.mean(gain)
     if guess.chosen[here] == is_foreground:
         return guess
+    moves = regions.mean(before.gain)
     wrong = guess.chosen != is_foreground
     far = scene.distances(np.array([here]), wrong)
     order = np.argsort(far, kind="stable")
     order = order[np.isfinite(far[order])]
     size = np.cumsum(regions.area[order])
-    depth = cv2.distanceTransform(np.pad(wrong[regions.labels], 1).astype(np.uint8), cv2.DIST_L2, 3)[y + 1, x + 1]
-    most = min(float(size[-1]), max(_MOST_CORRECTED * float(depth) ** 2, 400.0))
+    depth = float(cv2.distanceTransform(np.pad(wrong[regions.labels], 1).astype(np.uint8), cv2.DIST_L2, 3)[y + 1, x + 1])
+    most = min(float(size[-1]), max(_MOST_CORRECTED * depth**2, 400.0))
     found = []
     for step in np.geomspace(min(60.0, most), most, 6):
         start = guess.chosen.copy()
@@ -215,11 +242,13 @@ def _corrected(scene: Scene, marks: Marks, gain: Array, guess: Guess, click: tup
             free = np.zeros(len(start), bool)
             free[order[: max(1, int(np.searchsorted(size, _FREE * step)))]] = True
             found.append(np.where(free, settled, guess.chosen))
+    if not is_foreground and len(marks.inside):
+        found += [chosen for chosen in _around_clicks(scene, marks, moves, EXTENTS[:5]) if chosen.any()]
     if not found:
         return guess
     changed = np.array([regions.area[chosen != guess.chosen].sum() for chosen in found])
-    too_much = np.log(np.maximum(changed / (_CORRECTED * float(depth) ** 2 + 60), 1))
-    return best_guess(scene, moves, found, bonus=-_RESTRAINT * too_much)
+    fits = np.array([change_features(float(area), depth) for area in changed])
+    return best_guess(scene, moves, found, "correction", fits)
 
 
 def _settle(scene: Scene, marks: Marks, moves: Array, start: Array, rounds: int = _ROUNDS, shape: float = _SHAPE) -> Array:

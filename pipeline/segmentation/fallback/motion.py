@@ -19,11 +19,14 @@ _MIN_TRUSTED = 0.35
 @dataclass(frozen=True, eq=False, slots=True)
 class Flow:
     """``to_other`` f32[h,w,2] from a frame to its neighbour, ``trust`` f32[h,w] in 0..1, ``camera`` f32[h,w,2] what the camera
-    alone would do; ``gray`` and ``other`` u8[h,w] are the two pictures."""
+    alone would do, ``away`` f32[h,w] how far that is from ``to_other``, and ``refuted`` f32[h,w] in 0..1, how plainly the pictures
+    refute it; ``gray`` and ``other`` u8[h,w] are the two pictures."""
 
     to_other: Array
     trust: Array
     camera: Array
+    away: Array
+    refuted: Array
     gray: Array
     other: Array
 
@@ -60,7 +63,14 @@ def find_flow(gray: Array, other: Array) -> Flow | None:
     unlike = np.abs(sample_at(other, there).astype(np.float32) - gray)
     if trust.mean() < _MIN_TRUSTED or np.median(unlike) > 20:
         return None
-    return Flow(there, trust, camera_flow(there, trust), gray, other)
+    camera = camera_flow(there, trust)
+    return Flow(there, trust, camera, _length(there - camera), unlikeness(gray, other, camera), gray, other)
+
+
+def _length(vectors: Array) -> Array:
+    """f32[h,w] of ``vectors`` f32[h,w,2]."""
+    length: Array = np.sqrt(vectors[..., 0] ** 2 + vectors[..., 1] ** 2)
+    return length
 
 
 def camera_flow(flow: Array, trust: Array) -> Array:
@@ -80,6 +90,10 @@ def camera_flow(flow: Array, trust: Array) -> Array:
     return (cv2.perspectiveTransform(points, matrix) - points).reshape(height, width, 2).astype(np.float32)
 
 
+_FITTED = 3000
+"""Pixels to which a motion is fitted; more tell nothing new."""
+
+
 def own_motion(flow: Flow, inside: Array) -> tuple[Array, Array]:
     """The affine motion f32[h,w,2] of the thing of which ``inside`` bool[h,w] is a part, and how far it follows it, bool[h,w]."""
     import cv2
@@ -92,28 +106,28 @@ def own_motion(flow: Flow, inside: Array) -> tuple[Array, Array]:
         region = inside
     model = np.broadcast_to(np.median(flow.to_other[region], axis=0), flow.to_other.shape)
     for _ in range(4):
-        miss = np.hypot(*np.moveaxis(flow.to_other - model, -1, 0))
-        away = np.hypot(*np.moveaxis(flow.to_other - flow.camera, -1, 0))
-        fits = ((miss < 1.0) & (miss < away)).astype(np.uint8)
+        miss = _length(flow.to_other - model)
+        fits = ((miss < 1.0) & (miss < flow.away)).astype(np.uint8)
         number, parts = cv2.connectedComponents(fits, connectivity=4)
         kept = np.zeros(number, bool)
         kept[parts[seed]] = True
         kept[0] = False
         region = kept[parts] if kept.any() else seed
-        use = region & (flow.trust > 0.3)
-        if use.sum() < 150:
-            continue
-        solved = np.linalg.lstsq(basis[use], flow.to_other[use], rcond=None)[0]
+        use = np.flatnonzero(region & (flow.trust > 0.3))
+        if len(use) < 150:
+            break
+        use = use[:: 1 + len(use) // _FITTED]
+        solved = np.linalg.lstsq(basis.reshape(-1, 3)[use], flow.to_other.reshape(-1, 2)[use], rcond=None)[0]
         model = basis @ solved.astype(np.float32)
     return model.astype(np.float32), region
 
 
-def unlikeness(flow: Flow, model: Array) -> Array:
+def unlikeness(gray: Array, other: Array, model: Array) -> Array:
     """0..1, f32[h,w]: how plainly the pictures refute that a pixel moves as ``model`` f32[h,w,2] says. 0 where nothing is to be
     seen that could move."""
     import cv2
 
-    miss = np.abs(sample_at(flow.other, model).astype(np.float32) - flow.gray)
+    miss = np.abs(sample_at(other, model).astype(np.float32) - gray)
     return np.clip((cv2.GaussianBlur(miss, (0, 0), 1.5) - _NOISE) / _PLAIN, 0, 1)
 
 
@@ -129,16 +143,14 @@ def motion_gain(flows: Sequence[Flow], inside: Array) -> Array:
         return total
     for flow in flows:
         model, region = own_motion(flow, inside)
-        apart = float(np.median(np.hypot(*np.moveaxis((model - flow.camera)[region], -1, 0))))
-        away = np.hypot(*np.moveaxis(flow.to_other - flow.camera, -1, 0))
-        miss = np.hypot(*np.moveaxis(flow.to_other - model, -1, 0))
+        apart = float(np.median(_length((model - flow.camera)[region])))
         scale = 0.5 + 0.08 * apart
         moves = np.clip((apart - 0.5) / 0.8, 0, 1)
-        away, miss = np.minimum(away / scale, 3), np.minimum(miss / scale, 2)
+        away, miss = np.minimum(flow.away / scale, 3), np.minimum(_length(flow.to_other - model) / scale, 2)
         as_mover = np.clip((away**2 - miss**2) / 2, -3, 3)
         as_still = -np.clip(away**2 - 1.5, 0, 3)
         gain = moves * as_mover + (1 - moves) * 0.6 * as_still
-        seen = np.where(gain > 0, unlikeness(flow, flow.camera), unlikeness(flow, model))
+        seen = np.where(gain > 0, flow.refuted, unlikeness(flow.gray, flow.other, model))
         total += gain * flow.trust * seen
     return total * (1.5 / (len(flows) + 0.5))
 
@@ -149,8 +161,7 @@ def moving_part(flows: Sequence[Flow], within: Array) -> Array:
 
     total = np.zeros(within.shape, np.float32)
     for flow in flows:
-        away = np.hypot(*np.moveaxis(flow.to_other - flow.camera, -1, 0))
-        total += np.clip(away - 0.7, 0, 1) * unlikeness(flow, flow.camera) * flow.trust
+        total += np.clip(flow.away - 0.7, 0, 1) * flow.refuted * flow.trust
     found = within & (total > 0.35 * max(1, len(flows)))
     if found.sum() >= 0.08 * within.sum():
         return found

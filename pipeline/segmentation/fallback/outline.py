@@ -132,8 +132,8 @@ def sharpen(mask: Array, image: Array) -> Array:
 
     height, width = image.shape[:2]
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7)
-    logits = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    ratio = max(1.0, max(height, width) / max(mask.shape))
+    ratio = max(height, width) / max(mask.shape)
+    logits = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR if ratio > 1 else cv2.INTER_AREA)
     if ratio > 1.01 and mask.any() and not mask.all():
         margin = round(6 * ratio)
         ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -28,8 +28,8 @@ class Picture:
 
 
 def working_hw(hw: tuple[int, int]) -> tuple[int, int]:
-    """The working size of a picture of size ``hw``; smaller ones are not enlarged."""
-    scale = min(1.0, WORK_SIDE_PX / max(hw))
+    """The working size of a picture of size ``hw``; smaller ones are enlarged, superpixels being as large in every picture."""
+    scale = WORK_SIDE_PX / max(hw)
     return max(8, round(hw[0] * scale)), max(8, round(hw[1] * scale))
 
 
@@ -38,7 +38,8 @@ def build_picture(image: Array) -> Picture:
     import cv2
 
     height, width = working_hw(image.shape[:2])
-    rgb = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    smaller = width < image.shape[1]
+    rgb = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.float32)
     lab = (lab - np.array([0, 128, 128], np.float32)) * np.array([0.8 / 2.55, 1, 1], np.float32)
     return Picture(rgb, cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), lab)

@@ -19,7 +19,9 @@ _CONTRAST = 10.0
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
     """A frame's working picture, its superpixels, its motion to neighbouring frames, the price ``bond`` f64[m] of parting two
-    neighbouring superpixels, how differently these move, ``motion_step`` f64[m], and the ``tree`` in which they merge."""
+    neighbouring superpixels, how differently these move, ``motion_step`` f64[m], the ``tree`` in which they merge, how plainly
+    the pictures refute that a pixel moves with the camera, ``refuted`` f32[h,w] in 0..1, and how fast it seems to move against it,
+    ``speed`` f32[h,w] in 0..3."""
 
     picture: Picture
     regions: Regions
@@ -27,6 +29,8 @@ class Scene:
     bond: Array
     motion_step: Array
     tree: MergeTree
+    refuted: Array
+    speed: Array
 
     def connected(self, chosen: Array, seeds: Array) -> Array:
         """Those superpixels of ``chosen`` bool[n] that hang together with one of ``seeds`` i[k]."""
@@ -56,11 +60,14 @@ def build_scene(picture: Picture, regions: Regions, flows: tuple[Flow, ...]) -> 
     """What the frame's superpixels are to each other."""
     typical = float(np.average(regions.step, weights=regions.length)) + 1.0
     step = np.zeros(len(regions.first))
+    refuted, speed = np.zeros(picture.hw, np.float32), np.zeros(picture.hw, np.float32)
     for flow in flows:
         rest = flow.to_other - flow.camera
         mean = np.stack([regions.mean(rest[..., k] * flow.trust) for k in (0, 1)], axis=1)
         mean /= regions.mean(flow.trust)[:, None] + 1e-3
         step += np.hypot(*(mean[regions.first] - mean[regions.second]).T) / len(flows)
+        refuted += flow.refuted / len(flows)
+        speed += np.minimum(flow.away, 3) * flow.trust / len(flows)
     step = np.minimum(step, 3.0)
     bond = _CONTRAST * regions.length * (np.exp(-regions.step / (2 * typical)) * np.exp(-step / 1.5) + 0.03)
-    return Scene(picture, regions, flows, bond, step, merge_regions(regions, step))
+    return Scene(picture, regions, flows, bond, step, merge_regions(regions, step), refuted, speed)

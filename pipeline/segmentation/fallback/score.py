@@ -1,4 +1,4 @@
-"""Which of several sets of superpixels looks most like one whole thing, and how sure that is."""
+"""Which of several sets of superpixels looks most like one whole thing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import numpy as np
 
 from ...types import Array
 from .cut import ColorModel, fit_colors
+from .numbers import read_numbers
 from .scene import Scene
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Guess:
-    """A set of superpixels, bool[n], and how much it looks like a thing, 0..1; below 0.5 it is more likely wrong than others."""
+    """A set of superpixels, ``chosen`` bool[n], and ``votes`` f64[n], 0..1: how many of all sets that looked likely hold each."""
 
     chosen: Array
-    score: float
+    votes: Array
 
 
 def region_models(scene: Scene, chosen: Array) -> tuple[ColorModel, ColorModel] | None:
@@ -90,66 +91,40 @@ def _apart(scene: Scene, chosen: Array, ring: Array) -> float:
     return _mean(gain, regions.area, chosen) - _mean(gain, regions.area, ring)
 
 
-def box_features(fill: float, share: float) -> Array:
-    """f64[4] of ``fill``, how much of the box's width and height the thing has, and ``share``, how much of its area."""
-    fill = min(fill, 0.95)
-    return np.array([fill, fill**2, share, share**2])
+def box_features(inside: Array) -> Array:
+    """f64[7] of the part ``inside`` bool[h,w] of a box: a person draws it tightly, so that a thing touches all four sides, and few
+    of them along all their length."""
+    sides = []
+    gaps = []
+    for lines in (inside, inside[::-1], inside.T, inside.T[::-1]):
+        depth = int(np.argmax(lines.any(axis=1))) if inside.any() else len(lines)
+        gaps.append(depth / len(lines))
+        sides.append(float(lines[: max(2, len(lines) // 50)].any(axis=0).mean()))
+    fill = min((1 - gaps[0] - gaps[1]) * (1 - gaps[2] - gaps[3]), 0.95)
+    share, pressed = float(inside.mean()), float(np.mean(sides))
+    return np.array([fill, fill**2, share, share**2, pressed, pressed**2, max(gaps)])
 
 
-# Fitted to composites of photographed things over real footage: the choice by the softmax of the score, whose expected overlap is
-# made large, the overlap that is to be expected by ridge regression. In the order of ``features``, then ``box_features``:
-# choice and overlap after a click, choice and overlap after a box.
-_WEIGHTS = {
-    "edge": (0.23, -0.125, 0.241, -0.022),
-    "motion_edge": (0.18, 0.049, 0.123, 0.023),
-    "moves": (0.049, 0.013, 0.042, 0.008),
-    "moves_around": (-0.024, -0.007, 0.023, 0.004),
-    "apart": (0.041, 0.044, 0.048, 0.041),
-    "border": (-0.772, -0.355, -0.071, 0.017),
-    "log_area": (-0.044, 0.059, 0.002, 0.054),
-    "log_area_2": (-0.017, -0.005, -0.008, -0.002),
-    "compact": (0.005, 0.001, -0.01, -0.002),
-    "height": (0.017, -0.011, 0.03, -0.002),
-    "height_inner": (0.018, 0.005, -0.031, -0.006),
-    "height_outer": (-0.055, -0.015, -0.016, -0.003),
-    "weakest_10": (0.064, 0.023, 0.088, 0.016),
-    "weakest_25": (0.052, 0.031, 0.06, 0.017),
-    "weakest_50": (0.036, 0.01, 0.042, 0.008),
-    "moving_share": (-0.027, -0.007, 0.006, 0.001),
-    "moving_found": (-0.09, -0.025, 0.008, 0.002),
-    "moving_rim": (0.114, 0.031, 0.089, 0.017),
-    "moving_ring": (-0.024, -0.007, 0.023, 0.004),
-    "moving_both": (0.044, 0.012, 0.044, 0.008),
-    "box_fill": (0.0, 0.0, 0.279, 0.053),
-    "box_fill_2": (0.0, 0.0, 0.018, 0.003),
-    "box_share": (0.0, 0.0, -0.072, -0.014),
-    "box_share_2": (0.0, 0.0, -0.114, -0.022),
-    "agrees": (0.0, 0.267, 0.0, 0.199),
-    "bias": (0.0, 0.441, 0.0, 0.454),
-}
-_SOFTNESS = 20.0
-_DOUBTFUL = 0.71
-"""An expected overlap below which masks are often wrong."""
+def change_features(area: float, depth_px: float) -> Array:
+    """f64[2] of the ``area`` that a correction changes, ``depth_px`` from the outline: it should be what a click in the middle of
+    all that is wrong means."""
+    usual = depth_px**2
+    return np.array([np.log(max(area / (6 * usual + 60), 1)), np.log(max(2 * usual / (area + 1), 1))])
 
 
-def best_guess(scene: Scene, moves: Array, found: list[Array], in_box: Array | None = None, bonus: Array | None = None) -> Guess:
-    """The most likely one of ``found``, bool[n] each; ``in_box`` f64[len(found),4] are their ``box_features`` if a box was drawn,
-    ``bonus`` f64[len(found)] is what else speaks for them.
+_EXTRA = {"click": 0, "box": 7, "correction": 2}
+SOFTNESS = 20.0
 
-    How sure it is goes by its own look, and by how far whatever else looked likely agrees with it.
-    """
+
+def best_guess(scene: Scene, moves: Array, found: list[Array], kind: str, extra: Array | None = None) -> Guess:
+    """The most likely one of ``found``, bool[n] each, after a prompt of ``kind``; ``extra`` f64[len(found),k] are what a box or a
+    correction adds to their ``features``."""
     first = {chosen.tobytes(): number for number, chosen in reversed(list(enumerate(found)))}
     kept = sorted(first.values())
     seen = np.array([features(scene, moves, found[number]) for number in kept])
-    seen = np.hstack([seen, np.zeros((len(kept), 4)) if in_box is None else in_box[kept]])
-    table = np.array(list(_WEIGHTS.values()))
-    choice, expected = table[:, :2].T if in_box is None else table[:, 2:].T
-    score = seen @ choice[:-2]
-    if bonus is not None:
-        score = score + bonus[kept]
-    best = int(np.argmax(score))
-    chosen, area = found[kept[best]], scene.regions.area
-    alike = np.array([area[chosen & found[k]].sum() / max(area[chosen | found[k]].sum(), 1) for k in kept])
-    likely = np.exp(_SOFTNESS * (score - score[best]))
-    overlap = float(seen[best] @ expected[:-2] + expected[-2] * (likely @ alike / likely.sum()) + expected[-1])
-    return Guess(chosen, float(np.clip(0.5 + 2 * (overlap - _DOUBTFUL), 0.05, 0.98)))
+    if extra is not None:
+        seen = np.hstack([seen, extra[kept]])
+    score = seen @ read_numbers()[kind]
+    likely = np.exp(SOFTNESS * (score - score.max()))
+    votes = likely @ np.array([found[number] for number in kept]) / likely.sum()
+    return Guess(found[kept[int(np.argmax(score))]], votes)

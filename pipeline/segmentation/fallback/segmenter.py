@@ -1,4 +1,4 @@
-"""``FallbackSegmenter``: the ``Segmenter`` that needs no weights."""
+"""``FallbackSegmenter``: the ``Segmenter`` that needs nothing fetched."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from ...types import Array, Click, Prompt
 from .. import Segmentation
-from .choose import find_mask
+from .choose import Answer, answer_first, answer_next, order_clicks
 from .follow import Follower
 from .motion import OFFSETS, find_flow
 from .outline import sharpen
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 _KEPT_SCENES = 6
 _KEPT_PICTURES = 64
+_KEPT_ANSWERS = 24
 
 
 class FallbackSegmenter:
@@ -35,11 +37,12 @@ class FallbackSegmenter:
     """
 
     name = "fallback"
-    key = "fallback 2"
+    key = "fallback 3"
 
     def __init__(self) -> None:
         self._pictures: _Kept[Picture] = _Kept(_KEPT_PICTURES)
         self._scenes: _Kept[Scene] = _Kept(_KEPT_SCENES)
+        self._answers: _Kept[Answer] = _Kept(_KEPT_ANSWERS)
 
     def segment(self, frames: FrameStore, frame_index: int, prompt: Prompt) -> Segmentation:
         """The thing on one frame; its own motion against the camera's is used where neighbouring frames show any."""
@@ -104,8 +107,16 @@ class FallbackSegmenter:
                 yield follower.advance(index)
 
     def _find(self, frames: FrameStore, frame_index: int, prompt: Prompt) -> tuple[Array, float]:
+        """The working mask bool[h,w] and the confidence. Answers to fewer clicks are kept: a correction costs itself alone."""
         scene = self._scene(frames, frame_index)
-        return find_mask(scene, _scaled(prompt, frames.clip.hw))
+        scaled = _scaled(prompt, frames.clip.hw)
+        clicks = order_clicks(scaled, scene.picture.hw)
+        first = tuple(clicks[:1]) if scaled.box_px is None and clicks and clicks[0][2] else ()
+        known = (frames.clip.sha256, frame_index, scaled.box_px)
+        answer = self._answers.find((*known, first), lambda: answer_first(scene, scaled))
+        for click in clicks[len(first) :]:
+            answer = self._answers.find((*known, (*answer.clicks, click)), partial(answer_next, scene, scaled, answer, click))
+        return answer.mask, answer.confidence
 
     def _picture(self, frames: FrameStore, frame_index: int) -> Picture:
         key = (frames.clip.sha256, frame_index)

@@ -14,10 +14,12 @@ from pipeline import media
 from pipeline.images import read_image
 from pipeline.segmentation import LOW_CONFIDENCE
 from pipeline.segmentation.fallback import FallbackSegmenter
+from pipeline.segmentation.fallback import segmenter as fallback_segmenter
 from pipeline.segmentation.fallback.cut import fit_colors, min_cut
 from pipeline.segmentation.fallback.merge import merge_regions
 from pipeline.segmentation.fallback.outline import tidy
 from pipeline.segmentation.fallback.picture import Regions, build_picture, build_regions
+from pipeline.segmentation.fallback.score import box_features, change_features
 from pipeline.types import Click, Prompt
 from tests.tiny import make_clip
 
@@ -256,21 +258,21 @@ def test_tidy_fills_holes_and_drops_specks() -> None:
     assert tidy(mask, keep=mask & (np.mgrid[:60, :60][1] > 52))[3, 56]
 
 
-def squares(picture_hw: tuple[int, int] = (72, 96)) -> tuple[Regions, np.ndarray]:
+def squares(picture_hw: tuple[int, int] = (216, 432)) -> tuple[Regions, np.ndarray]:
     """Superpixels of a picture of two squares, one bright, one dark, and which of them lie in the bright one."""
     image = np.full((*picture_hw, 3), 128, np.uint8)
-    image[20:50, 12:42] = 230
-    image[20:50, 56:86] = 20
+    image[60:150, 36:126] = 230
+    image[60:150, 168:258] = 20
     regions = build_regions(build_picture(image))
     bright = np.zeros(picture_hw)
-    bright[20:50, 12:42] = 1
+    bright[60:150, 36:126] = 1
     return regions, regions.mean(bright) > 0.5
 
 
 def test_merged_parts_hold_the_clicked_thing_alone() -> None:
     regions, bright = squares()
     tree = merge_regions(regions, np.zeros(len(regions.first)))
-    inside = int(regions.labels[35, 27])
+    inside = int(regions.labels[105, 81])
     found = tree.around(inside)
     assert all(part[inside] for part in found)
     assert all((larger | part == larger).all() for part, larger in pairwise(found))
@@ -281,11 +283,47 @@ def test_merged_parts_leave_what_hangs_together_with_the_outside() -> None:
     regions, bright = squares()
     tree = merge_regions(regions, np.zeros(len(regions.first)))
     box = np.ones(regions.labels.shape)
-    box[10:60, 4:50] = 0
+    box[30:180, 12:150] = 0
     outside = regions.mean(box) > 0.5
     found = tree.apart_from(outside)
     assert not any((part & outside).any() for part in found)
     assert (found[0] & bright).sum() / (found[0] | bright).sum() > 0.9
+
+
+def test_a_tight_box_is_touched_on_all_sides_but_not_along_them() -> None:
+    round_ = np.hypot(*(np.mgrid[:40, :60].T - [19.5, 29.5]).T / [[[20]], [[30]]]) <= 1.02
+    fill, _, share, _, pressed, _, gap = box_features(round_)
+    assert fill > 0.9
+    assert 0.7 < share < 0.85
+    assert gap < 0.05
+    assert pressed < 0.5
+    assert box_features(np.ones((40, 60), bool))[4] == 1
+    half = np.zeros((40, 60), bool)
+    half[:20] = True
+    assert box_features(half)[6] == 0.5
+    assert box_features(np.zeros((40, 60), bool))[6] == 1
+
+
+def test_a_correction_should_change_what_its_click_lies_in_the_middle_of() -> None:
+    assert change_features(300.0, 10.0).tolist() == [0, 0]
+    assert change_features(5000.0, 10.0)[0] > 1
+    assert change_features(20.0, 10.0)[1] > 1
+
+
+def test_a_small_picture_is_seen_at_the_same_size() -> None:
+    assert build_picture(np.zeros((144, 176, 3), np.uint8)).hw == (353, 432)
+    assert build_picture(np.zeros((720, 1280, 3), np.uint8)).hw == (243, 432)
+
+
+def test_a_correction_starts_from_the_answer_that_is_known(
+    moving: media.FrameStore, segmenter: FallbackSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found for the first click is kept; asked for anew, both give the same."""
+    prompt = Prompt((on_cup(7), Click(20.5, 20.5)))
+    segmenter.segment(moving, 7, Prompt(prompt.clicks[:1]))
+    anew = FallbackSegmenter().segment(moving, 7, prompt)
+    monkeypatch.setattr(fallback_segmenter, "answer_first", None)
+    assert (segmenter.segment(moving, 7, prompt).logits == anew.logits).all()
 
 
 def test_a_correction_leaves_what_lies_elsewhere(moving: media.FrameStore, segmenter: FallbackSegmenter) -> None:
