@@ -1,9 +1,9 @@
 """What lies behind a thing that is taken out: a clean plate, put together from frames in which the background was to be seen.
 
-Every ``KEY_SPACING``-th frame of the clip is a *key*. A key's plate covers what the thing hides in the frames around it, in the
-key's own frame of reference: frames near and far in which that background is in sight are laid onto the key by the camera's motion
-(``pipeline.camera``), then by what dense optical flow says is left of it (parallax), matched in exposure, and the nearest of them
-are averaged without outliers. What no frame shows is made up once for a long stretch, and carried from plate to plate.
+Every ``KEY_SPACING``-th frame of the clip, and its last one, is a *key*. A key's plate covers what the thing hides in the frames
+around it, in the key's own frame of reference: frames near and far in which that background is in sight are laid onto the key by
+the camera's motion (``pipeline.camera``), then by what is left of it (``pipeline.parallax``), matched in exposure, and the nearest
+of them are averaged without outliers. What no frame shows is made up once for a long stretch, and carried from plate to plate.
 
 A frame takes its background from the plates of the keys before and after it, laid onto the frame by what surrounds the hole, and
 faded into each other over time: so the background stays as still as the scene itself. Plates lie on a grid of the whole clip and
@@ -28,10 +28,21 @@ from .camera import NODE_SPACING, CameraPath
 from .engines import Report
 from .inpaint import fill_hole
 from .media import FrameStore
-from .tracking import flatten_light
+from .parallax import (
+    LATITUDE_PX,
+    Grid,
+    Motion,
+    blur,
+    choose_detail,
+    complete_flow,
+    invert_flow,
+    measure_flow,
+    spread_flow,
+    without_noise,
+)
 from .types import Array, Clip, DecodedFrame, MaskTrack, Progress
 
-KEY_SPACING = 16
+KEY_SPACING = 8
 REACH_FRAMES = 192
 """How far from a key the background is looked for."""
 BLOCK_FRAMES = 128
@@ -49,10 +60,9 @@ SEAM_PX = 5.0
 
 _RING_PX = 48
 """How far around a hole the picture is compared with a plate."""
-_FLOW_SIDE_PX = 512
-_FLOW_LATITUDE_PX = 0.12
-"""Residual motion of this size is as likely noise as parallax."""
 _OUTLIER_LEVELS = 10.0
+_ALMOST = 0.9
+"""A nearer view is preferred to one that shows more, if it shows this share of that."""
 _SPARSE_PX = 4
 """Low frequencies of colour are measured at every so many pixels."""
 _MAX_PLATES = 6
@@ -71,6 +81,7 @@ class Plate:
     rgb: Array
     num_views: Array
     is_filled: Array
+    motion: Motion
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -127,7 +138,9 @@ class CleanPlates:
             with self._guard:
                 layers = [(1.0, self._plate(source.frame_index, is_block=False), np.eye(3))]
         picture, is_scene = source.to_rgb(*around), ~_cut(self._moving(source.frame_index, self._edge_px + SEAM_PX), around)
-        laid = [(weight, *_lay_onto(picture, is_scene, plate, matrix, around)) for weight, plate, matrix in layers]
+        laid = [
+            (weight, *_lay_onto(picture, is_scene, plate, matrix, around, source.frame_index)) for weight, plate, matrix in layers
+        ]
         rgb, freshness = _fade(laid)
         inner = (slice(roi[1] - around[1], roi[3] - around[1]), slice(roi[0] - around[0], roi[2] - around[0]))
         return Patch(roi, rgb[inner], alpha, freshness[inner])
@@ -180,10 +193,10 @@ class CleanPlates:
     def _keys_around(self, frame_index: int) -> list[tuple[int, float]]:
         """The keys whose plates make a frame, and how much each counts."""
         before = frame_index // KEY_SPACING * KEY_SPACING
-        after = before + KEY_SPACING
-        share = (frame_index - before) / KEY_SPACING
+        after = min(before + KEY_SPACING, self._clip.num_frames - 1)
+        share = (frame_index - before) / max(1, after - before)
         weight = share * share * (3 - 2 * share)
-        if after >= self._clip.num_frames or weight == 0:
+        if weight == 0:
             return [(before, 1.0)]
         return [(before, 1 - weight), (after, weight)]
 
@@ -215,7 +228,7 @@ class CleanPlates:
 
     def _make_plate(self, key: int, is_block: bool) -> Plate:
         wanted, roi = self._hidden_region(key, is_block)
-        views = _Views(roi, wanted)
+        views = _Views(key, roi, wanted)
         for index in self._by_distance(key):
             matrix = self._path.between(key, index)
             if matrix is None:
@@ -228,11 +241,11 @@ class CleanPlates:
             views.add(self._sample(index), is_scene, matrix)
             if views.is_complete():
                 break
-        rgb, num_views = views.merge()
+        rgb, num_views, motion = views.merge()
         is_filled = num_views > 0
         if (wanted & ~is_filled).any():
             self._fill(key, is_block, roi, wanted, rgb, is_filled)
-        return Plate(key, roi, cv2.convertScaleAbs(rgb), num_views, is_filled)
+        return Plate(key, roi, cv2.convertScaleAbs(rgb), num_views, is_filled, motion)
 
     def _sample(self, index: int) -> DecodedFrame:
         return self._samples[index] if index in self._samples else self._frames.frame(index)
@@ -297,65 +310,122 @@ class CleanPlates:
         return middle if abs(middle - key) >= KEY_SPACING else key
 
 
-class _Views:
-    """Pictures of one piece of background, laid onto each other."""
+@dataclass(frozen=True, eq=False, slots=True)
+class _View:
+    """A frame that shows some of the background: a part ``image`` u8[h,w,3] of it, where that is ``scene`` u8[h,w] (255 or 0), the
+    map from the key to it, and how it is matched: ``even`` u8[h,w] where ``known`` bool[h,w]."""
 
-    def __init__(self, roi: Roi, wanted: Array) -> None:
-        self.roi, self.wanted = roi, wanted
+    frame_index: int
+    image: Array
+    scene: Array
+    matrix: Array
+    even: Array
+    known: Array
+
+
+class _Views:
+    """Pictures of one piece of background around frame ``key``, laid onto each other."""
+
+    def __init__(self, key: int, roi: Roi, wanted: Array) -> None:
+        self.key, self.roi, self.wanted = key, roi, wanted
+        self.grid = Grid.over((wanted.shape[0], wanted.shape[1]))
         self._counts = np.zeros(wanted.shape, np.uint8)
-        self._pictures: list[Array] = []
-        self._masks: list[Array] = []
-        self._base: Array | None = None
+        self._views: list[_View] = []
 
     def needs(self, is_scene: Array, matrix: Array) -> bool:
         """Whether a frame would add to what is wanted."""
         seen = _warp(is_scene.astype(np.uint8) * 255, matrix, self.roi, cv2.INTER_LINEAR) == 255
         return bool(np.count_nonzero(seen & self.wanted & (self._counts < MAX_VIEWS)) > 0.01 * np.count_nonzero(self.wanted)) or (
-            not self._pictures and bool(seen.any())
+            not self._views and bool(seen.any())
         )
 
     def is_complete(self) -> bool:
         return bool((self._counts[self.wanted] >= MAX_VIEWS).all())
 
     def add(self, frame: DecodedFrame, is_scene: Array, matrix: Array) -> None:
-        """Lay a frame onto what is there already."""
+        """Take a frame in; ``matrix`` takes the key to it."""
         image, part = _read_part(frame, matrix, self.roi)
         if image is None:
             return
-        shift = geometry.translation(-np.array(part[:2], np.float64))
+        matrix = geometry.translation(-np.array(part[:2], np.float64)) @ matrix
         scene = _cut(is_scene, part).astype(np.uint8) * 255
-        picture = _warp(image, shift @ matrix, self.roi)
-        is_seen = _warp(scene, shift @ matrix, self.roi, cv2.INTER_LINEAR) == 255
-        if self._base is not None:
-            is_known = self._counts > 0
-            flow = residual_flow(self._base, is_known, picture, is_seen)
-            if flow is not None:
-                picture = _warp(image, shift @ matrix, self.roi, flow=flow)
-                is_seen = _warp(scene, shift @ matrix, self.roi, cv2.INTER_LINEAR, flow=flow) == 255
-            picture = _match_exposure(picture, self._base, is_known & is_seen)
-        is_seen &= self._counts < MAX_VIEWS
-        self._pictures.append(picture)
-        self._masks.append(is_seen)
-        if self._base is None:
-            self._base = picture.copy()
-        else:
-            fresh = is_seen & (self._counts == 0)
-            self._base[fresh] = picture[fresh]
-        self._counts += is_seen
+        is_seen = _warp(scene, matrix, self.roi, cv2.INTER_LINEAR) == 255
+        even = self.grid.even(_warp(image, matrix, self.roi, cv2.INTER_CUBIC, border=cv2.BORDER_REPLICATE))
+        self._views.append(_View(frame.frame_index, image, scene, matrix, even, self.grid.known(is_seen)))
+        self._counts += is_seen & (self._counts < MAX_VIEWS)
 
-    def merge(self) -> tuple[Array, Array]:
-        """The background f32[h,w,3], and in how many pictures it is to be seen u8[h,w]."""
+    def merge(self) -> tuple[Array, Array, Motion]:
+        """The background f32[h,w,3], in how many pictures it is to be seen u8[h,w], and how it moves."""
         height, width = self.wanted.shape
+        flows = self._align()
+        counts = np.zeros(self.wanted.shape, np.uint8)
+        base, pictures, seen = np.zeros((height, width, 3), np.uint8), [], []
+        for view, flow in zip(self._views, flows, strict=True):
+            full = None if np.abs(flow).max() < LATITUDE_PX else self.grid.full(without_noise(flow))
+            picture = _warp(view.image, view.matrix, self.roi, flow=full)
+            is_seen = _warp(view.scene, view.matrix, self.roi, cv2.INTER_LINEAR, flow=full) == 255
+            picture = _match_exposure(picture, base, (counts > 0) & is_seen)
+            is_seen &= counts < MAX_VIEWS
+            fresh = is_seen & (counts == 0)
+            base[fresh] = picture[fresh]
+            counts += is_seen
+            pictures.append(picture)
+            seen.append(is_seen)
         rgb = np.zeros((height, width, 3), np.float32)
-        if not self._pictures:
-            return rgb, self._counts
-        rows = max(1, (1 << 19) // max(1, width * len(self._pictures)))
-        for top in range(0, height, rows):
+        rows = max(1, (1 << 19) // max(1, width * len(pictures)))
+        for top in range(0, height if pictures else 0, rows):
             strip = slice(top, min(top + rows, height))
-            rgb[strip] = _robust_mean(
-                np.stack([each[strip] for each in self._pictures]), np.stack([each[strip] for each in self._masks])
-            )
-        return rgb, self._counts
+            rgb[strip] = _robust_mean(np.stack([each[strip] for each in pictures]), np.stack([each[strip] for each in seen]))
+        return rgb, counts, Motion.of(self.grid, self.key, [view.frame_index for view in self._views], flows)
+
+    def _align(self) -> list[Array]:
+        """How the scene at the key moved to every view, f32[h,w,2] each; behind the thing as well."""
+        still = np.zeros((*self.grid.size[::-1], 2), np.float32)
+        others = [view for view in self._views if view.frame_index != self.key]
+        if not others:
+            return [still for _ in self._views]
+        base = self._choose_base(others)
+        even, known = base.even.copy(), base.known.copy()
+        moved, smooth, seen = {base.frame_index: still}, [still], [(base.even, base.known)]
+        for view in sorted(others, key=lambda each: (abs(each.frame_index - base.frame_index), each.frame_index)):
+            if view is base:
+                continue
+            guess = self._guess(moved, base.frame_index, view.frame_index)
+            flow, trust = measure_flow(self.grid, even, known, view.even, view.known, guess)
+            smooth.append(spread_flow(flow, trust))
+            flow = guess + spread_flow(flow - guess, trust, is_fine=True)
+            moved[view.frame_index] = flow
+            seen.append((view.even, view.known))
+            fresh = ~known & (self.grid.moved(view.known.astype(np.uint8) * 255, flow) == 255)
+            even[fresh] = self.grid.moved(view.even, flow)[fresh]
+            known |= fresh
+        chosen = choose_detail(self.grid, smooth, list(moved.values()), seen)
+        moved = dict(zip(moved, chosen, strict=True))
+        motion = Motion.of(self.grid, base.frame_index, list(moved), list(moved.values()))
+        keys = [view for view in self._views if view.frame_index == self.key]
+        if keys:
+            guess = np.tensordot(motion.expected(self.key).astype(np.float32), motion.fields, 1) if len(motion.fields) else still
+            flow, trust = measure_flow(self.grid, even, known, keys[0].even, keys[0].known, guess)
+        else:
+            flow, trust = still, np.zeros(known.shape, np.float32)
+        back = invert_flow(self.grid, complete_flow(flow, trust, motion.fields, motion.expected(self.key)))
+        return [
+            still if view.frame_index == self.key else back + self.grid.moved(moved[view.frame_index], back) for view in self._views
+        ]
+
+    def _guess(self, moved: dict[int, Array], start: int, stop: int) -> Array:
+        """The motion from ``start`` to ``stop``, going on as it went to the last frame on the way that is known."""
+        way = [index for index in moved if (index - start) * (stop - start) > 0]
+        if not way:
+            return moved[start]
+        last = max(way, key=lambda index: abs(index - start))
+        return moved[last] * np.float32(min(2.0, (stop - start) / (last - start)))
+
+    def _choose_base(self, views: list[_View]) -> _View:
+        """The view nearest to the key of those that show almost as much of what is wanted as any."""
+        wanted = cv2.resize(self.wanted.astype(np.uint8), self.grid.size, interpolation=cv2.INTER_NEAREST) > 0
+        shown = [np.count_nonzero(view.known & wanted) for view in views]
+        return next(view for view, count in zip(views, shown, strict=True) if count >= _ALMOST * max(shown))
 
 
 def _robust_mean(pictures: Array, is_seen: Array) -> Array:
@@ -373,49 +443,6 @@ def _robust_mean(pictures: Array, is_seen: Array) -> Array:
 
 
 # -- laying pictures onto each other ----------------------------------------------------------------------------------------------
-
-
-def residual_flow(base: Array, is_base: Array, picture: Array, is_seen: Array) -> Array | None:
-    """What motion is left between two pictures u8[h,w,3] that are laid onto each other: f32[h,w,2] such that ``base`` at a pixel
-    shows what ``picture`` shows at that pixel plus the flow. Measured where both are known, smooth, carried on where they are not;
-    None where there is nothing to speak of."""
-    height, width = is_base.shape
-    both = is_base & is_seen
-    if np.count_nonzero(both) < 400 or min(height, width) < 32:
-        return None
-    scale = min(1.0, _FLOW_SIDE_PX / max(height, width))
-    size = max(24, round(width * scale)), max(24, round(height * scale))
-    known = cv2.resize(both.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) == 255
-    grays = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (base, picture)]
-    one, other = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in grays)
-    other = np.where(known, other, one)
-    one, other = flatten_light(one), flatten_light(other)
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(one, other, np.zeros((*one.shape, 2), np.float32))
-    moved = _remap_by_flow(other, flow)
-    trust = np.exp(-((cv2.absdiff(one, moved).astype(np.float32) / 24) ** 2))
-    trust *= cv2.erode(known.astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=0)
-    smooth = _smooth_flow(flow, trust.astype(np.float32))
-    smooth *= np.array([width / size[0], height / size[1]], np.float32)
-    length = np.linalg.norm(smooth, axis=2, keepdims=True)
-    smooth *= length**2 / (length**2 + _FLOW_LATITUDE_PX**2)
-    if float(np.abs(smooth).max()) < _FLOW_LATITUDE_PX:
-        return None
-    return cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def _smooth_flow(flow: Array, trust: Array) -> Array:
-    """Flow f32[h,w,2] averaged by trust f32[h,w], coarse to fine: where little is trusted nearby, what is further away counts."""
-    side = max(trust.shape)
-    smooth = np.zeros_like(flow)
-    for sigma_px in (side / 4, side / 8, side / 16, side / 32):
-        weight = _blur(trust, sigma_px)[..., None]
-        smooth = (_blur(flow * trust[..., None], sigma_px) + 0.1 * smooth) / (weight + 0.1)
-    return smooth
-
-
-def _remap_by_flow(picture: Array, flow: Array) -> Array:
-    x, y = np.meshgrid(np.arange(flow.shape[1], dtype=np.float32), np.arange(flow.shape[0], dtype=np.float32))
-    return cv2.remap(picture, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _match_exposure(picture: Array, base: Array, both: Array) -> Array:
@@ -448,12 +475,24 @@ def _fit_exposure(values: Array, wanted: Array) -> tuple[Array, Array]:
     return gains.astype(np.float32), offsets.astype(np.float32)
 
 
-def _lay_onto(picture: Array, is_scene: Array, plate: Plate, matrix: Array, roi: Roi) -> tuple[Array, Array, Array]:
+def _lay_onto(
+    picture: Array, is_scene: Array, plate: Plate, matrix: Array, roi: Roi, frame_index: int
+) -> tuple[Array, Array, Array]:
     """A plate laid onto a frame u8[h,w,3] over ``roi``: its colours f32[h,w,3], its views f32[h,w], and where it has any bool[h,w].
     ``matrix`` takes the frame to the plate's key; ``is_scene`` bool[h,w] is where the frame shows the background itself."""
-    rgb, num_views, is_known = _project(plate, matrix, roi, interpolation=cv2.INTER_LINEAR)
-    flow = residual_flow(picture, is_scene, rgb, is_known & (num_views > 0))
-    rgb, num_views, is_known = _project(plate, matrix, roi, flow)
+    grid = Grid.over((picture.shape[0], picture.shape[1]))
+    rgb, num_views, is_known = _project(plate, matrix, roi, interpolation=cv2.INTER_CUBIC)
+    to_plate = (
+        geometry.translation(-np.array(plate.roi[:2], np.float64)) @ matrix @ geometry.translation(np.array(roi[:2], np.float64))
+    )
+    fields, expected = plate.motion.seen_over(grid, to_plate), -plate.motion.expected(frame_index)
+    guess = np.tensordot(expected.astype(np.float32), fields, 1) if len(fields) else None
+    flow, trust = measure_flow(
+        grid, grid.even(picture), grid.known(is_scene), grid.even(rgb), grid.known(is_known & (num_views > 0)), guess
+    )
+    flow = complete_flow(flow, trust, fields, expected)
+    full = None if np.abs(flow).max() < LATITUDE_PX else grid.full(without_noise(flow))
+    rgb, num_views, is_known = _project(plate, matrix, roi, full)
     is_shared = is_scene & is_known & (num_views > 0)
     colors = rgb.astype(np.float32)
     sparse = (slice(None, None, 2), slice(None, None, 2))
@@ -473,25 +512,9 @@ def _surround_difference(picture: Array, colors: Array, is_shared: Array) -> Arr
     total = difference * trust[..., None]
     smooth = np.zeros_like(total)
     for sigma_px in (max(trust.shape) / 4, max(trust.shape) / 8, 24 / step):
-        near = _blur(trust, sigma_px)[..., None]
-        smooth = (_blur(total, sigma_px) + 0.1 * smooth) / (near + 0.1)
+        near = blur(trust, sigma_px)[..., None]
+        smooth = (blur(total, sigma_px) + 0.1 * smooth) / (near + 0.1)
     return cv2.resize(smooth, is_shared.shape[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _blur(values: Array, sigma_px: float) -> Array:
-    """A Gaussian over f32[h,w] or f32[h,w,C], zero beyond the edge; a wide one is taken on a smaller picture."""
-    height, width = values.shape[:2]
-    shrink = max(1, int(sigma_px // 4))
-    size = -(-width // shrink), -(-height // shrink)
-    if shrink > 1:
-        padded = cv2.copyMakeBorder(
-            values, 0, size[1] * shrink - height, 0, size[0] * shrink - width, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0)
-        )
-        values = cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
-    soft = cv2.GaussianBlur(values, (0, 0), sigma_px / shrink, borderType=cv2.BORDER_CONSTANT)
-    if shrink > 1:
-        soft = cv2.resize(soft, (size[0] * shrink, size[1] * shrink), interpolation=cv2.INTER_LINEAR)[:height, :width]
-    return soft
 
 
 def _fade(laid: list[tuple[float, Array, Array, Array]]) -> tuple[Array, Array]:

@@ -87,12 +87,12 @@ class CameraPath:
                 there, back = self._from_node(one, start), self._from_node(other, stop)
                 chain = self._between_nodes(one, other)
                 if there is not None and back is not None and chain is not None:
-                    return _normal(back @ chain @ np.linalg.inv(there))
+                    return geometry.normal_map(back @ chain @ np.linalg.inv(there))
         first, last = min(start, stop), max(start, stop)
         if first // NODE_SPACING != last // NODE_SPACING:
             return None
         found = self._step(first, last)  # a shot that lies between two nodes
-        return found if found is None or start < stop else _normal(np.linalg.inv(found))
+        return found if found is None or start < stop else geometry.normal_map(np.linalg.inv(found))
 
     def refine(self, start: int, stop: int, guess: Array) -> Array:
         """A map between two frames, corrected by matching them directly; the guess where they do not match well."""
@@ -125,7 +125,7 @@ class CameraPath:
         if node <= frame_index:
             return self._step(node, frame_index)
         found = self._step(frame_index, node)
-        return None if found is None else _normal(np.linalg.inv(found))
+        return None if found is None else geometry.normal_map(np.linalg.inv(found))
 
     def _between_nodes(self, start: int, stop: int) -> Array | None:
         matrix = np.eye(3)
@@ -133,8 +133,8 @@ class CameraPath:
             step = self._step(node, node + NODE_SPACING)
             if step is None:
                 return None
-            matrix = _normal(step @ matrix)
-        return matrix if start <= stop else _normal(np.linalg.inv(matrix))
+            matrix = geometry.normal_map(step @ matrix)
+        return matrix if start <= stop else geometry.normal_map(np.linalg.inv(matrix))
 
     def _step(self, start: int, stop: int) -> Array | None:
         """The map between two frames at most a node apart; split in two where they do not match. None across a cut."""
@@ -150,7 +150,7 @@ class CameraPath:
             else:
                 middle = (start + stop) // 2
                 halves = self._step(start, middle), self._step(middle, stop)
-                whole = None if halves[0] is None or halves[1] is None else _normal(halves[1] @ halves[0])
+                whole = None if halves[0] is None or halves[1] is None else geometry.normal_map(halves[1] @ halves[0])
                 self._steps[key] = whole
         return self._steps[key]
 
@@ -174,23 +174,18 @@ class CameraPath:
         if len(points) >= _HOMOGRAPHY_INLIERS:
             matrix, is_inlier = estimate_motion(points, found, "homography", inlier_px=1.0)
             if np.count_nonzero(is_inlier) >= max(least, _HOMOGRAPHY_INLIERS) and _is_sound(matrix, self._hw):
-                return _normal(matrix)
+                return geometry.normal_map(matrix)
         matrix, is_inlier = estimate_motion(points, found, "similarity", inlier_px=2.0)
-        return _normal(matrix) if np.count_nonzero(is_inlier) >= least else None
+        return geometry.normal_map(matrix) if np.count_nonzero(is_inlier) >= least else None
 
     def _from_work(self, matrix: Array) -> Array:
-        full = _normal(self._to_clip @ matrix @ np.linalg.inv(self._to_clip))
+        full = geometry.normal_map(self._to_clip @ matrix @ np.linalg.inv(self._to_clip))
         corners = geometry.box_corners(np.array([0.0, 0.0, *self._frames.clip.hw[::-1]]))
         is_still = float(np.abs(geometry.apply_map(full, corners) - corners).max()) < _STILL_PX
         return np.eye(3) if is_still else full
 
     def _to_work(self, matrix: Array) -> Array:
-        return _normal(np.linalg.inv(self._to_clip) @ matrix @ self._to_clip)
-
-
-def _normal(matrix: Array) -> Array:
-    scaled: Array = matrix / matrix[2, 2]
-    return scaled
+        return geometry.normal_map(np.linalg.inv(self._to_clip) @ matrix @ self._to_clip)
 
 
 def _is_sound(matrix: Array, hw: tuple[int, int]) -> bool:

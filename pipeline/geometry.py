@@ -33,6 +33,12 @@ def translation(offset_xy: Array) -> Array:
     return matrix
 
 
+def normal_map(matrix: Array) -> Array:
+    """The same map f64[3,3], scaled so that its last number is 1."""
+    scaled: Array = matrix / matrix[2, 2]
+    return scaled
+
+
 def _as_complex(points: Array) -> Array:
     return points[..., 0] + 1j * points[..., 1]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import background, media
-from pipeline.background import CleanPlates, residual_flow
+from pipeline.background import CleanPlates
 from pipeline.composite.engine import CompositeEngine
 from pipeline.engines import ignore_progress
 from pipeline.inpaint import fill_hole
@@ -146,7 +146,8 @@ def held_bytes(plates: CleanPlates) -> int:
     frames = sum(plane.nbytes for frame in plates._samples.values() for plane in frame.planes) + plates._frames._num_bytes
     views = [*plates._path._views.values(), *plates._path._passing.values()]
     seen = sum(view.gray.nbytes + view.even.nbytes + view.is_scene.nbytes + view.features.nbytes for view in views)
-    made = sum(plate.rgb.nbytes + plate.num_views.nbytes + plate.is_filled.nbytes for plate in plates._plates.values())
+    parts = [(each.rgb, each.num_views, each.is_filled, each.motion.fields) for each in plates._plates.values()]
+    made = sum(part.nbytes for plate in parts for part in plate)
     return frames + seen + made + sum(mask.nbytes for mask in plates._moving_seen.values())
 
 
@@ -166,15 +167,6 @@ def test_memory_does_not_grow_with_the_clip(tmp_path, monkeypatch):
             plates.patch(store.frame(index))
             held.append(held_bytes(plates))
     assert len(held) == 10 and max(held[4:]) < 1.1 * max(held[:4])
-
-
-def test_convention_residual_flow_points_from_the_base_into_the_picture():
-    wide = paint_texture((120, 180), 3)
-    base, moved = wide[10:110, 20:160], wide[10:110, 17:157]
-    known = np.ones((100, 140), bool)
-    flow = residual_flow(base, known, moved, known)
-    assert np.abs(np.median(flow.reshape(-1, 2), axis=0) - [3, 0]).max() < 0.3
-    assert residual_flow(base, known, base.copy(), known) is None
 
 
 def test_a_hole_is_filled_from_what_surrounds_it():
