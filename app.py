@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from editor.canvas import Canvas
     from pipeline.cache import ArtifactCache
     from pipeline.engine_choice import EngineByName
+    from pipeline.model_cache import ModelCaches
+    from pipeline.segmentation.options import SegmenterOptions
+    from pipeline.videoanydoor.planner import Planner
 
 ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "assets" / "examples"
@@ -46,12 +49,13 @@ class Settings:
     device: str
     checkpoints: Path
     compile: bool
-    segmenter_model: str | None = None
-    segmenter_size: int | None = None
+    segmenter: SegmenterOptions
 
 
 def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] | None = None) -> Settings:
     """Settings from the command line; a Space changes the defaults. Exits with 2 when an argument is at fault."""
+    from pipeline.segmentation.options import add_segmenter_options, read_segmenter_options
+
     environ = dict(os.environ) if environ is None else environ
     on_space = bool(environ.get("SPACE_ID"))
     parser = argparse.ArgumentParser(prog="app.py", description="Serve the Open VideoAnydoor page.")
@@ -72,16 +76,14 @@ def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] |
         "--checkpoints", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="folder of VideoAnydoor's checkpoints"
     )
     parser.add_argument("--compile", action="store_true", help="compile VideoAnydoor's networks, which takes minutes at first")
-    parser.add_argument("--segmenter-model", metavar="MODEL", help="SAM 2.1's weights: a name that fetch-models knows, or a folder")
-    parser.add_argument(
-        "--segmenter-size",
-        type=_whole(64, 2048),
-        metavar="PX",
-        help="side of what SAM 2.1 sees, a multiple of 32 (1024); 512 is coarser, and several times faster on a CPU",
-    )
+    add_segmenter_options(parser)
     values = parser.parse_args(argv)
     workdir = values.workdir or (_temporary_workdir() if on_space else ROOT / "workdir")
-    return Settings(**{**vars(values), "workdir": workdir.resolve()})
+    if values.segmenter_device is None and _is_lent(environ):
+        values.segmenter_device = "cpu"  # a GPU is there inside the engine's calls alone
+    settings = {name: value for name, value in vars(values).items() if not name.startswith("segmenter")}
+    segmenter = read_segmenter_options(values, values.checkpoints)
+    return Settings(**{**settings, "workdir": workdir.resolve(), "segmenter": segmenter})
 
 
 def build_demo(settings: Settings) -> tuple[gr.Blocks, Canvas]:
@@ -97,6 +99,7 @@ def build_demo(settings: Settings) -> tuple[gr.Blocks, Canvas]:
     from editor.workbench import Workbench
     from pipeline.cache import ArtifactCache
     from pipeline.media import MediaLimits
+    from pipeline.model_cache import ModelCaches
     from pipeline.resolve import ResolvingEngine
     from pipeline.segmentation.choice import SegmenterByName
     from pipeline.videoanydoor.folders import list_checkpoints
@@ -106,22 +109,27 @@ def build_demo(settings: Settings) -> tuple[gr.Blocks, Canvas]:
     keep_house(store, uploads, min(60.0, settings.time_to_live_s / 4), max_served_bytes=max_bytes // 2)
     limits = MediaLimits(max_frames=settings.max_frames, max_pixels=settings.max_pixels, cpu_s=60, timeout_s=90)
     artifacts = ArtifactCache(settings.workdir / "cache")
-    segmenters = SegmenterByName(settings.device, settings.checkpoints, settings.segmenter_model, settings.segmenter_size)
+    models = ModelCaches()
+    segmenters = SegmenterByName(settings.segmenter, models)
     page = Page(
         store,
         Workbench(limits, artifacts, segmenters),
-        ResolvingEngine(build_engines(settings, artifacts), segmenters, artifacts),
+        ResolvingEngine(build_engines(settings, artifacts, models), segmenters, artifacts),
         uploads,
         sorted(EXAMPLES.glob("*.json")),
         [path.name for path in list_checkpoints(settings.checkpoints)],
         segmenters,
+        build_planner(settings, models),
     )
     page.canvas.masks.max_import_bytes = settings.max_upload_mb * 2**20
     return build_page(page, settings.time_to_live_s, settings.queue_size), page.canvas
 
 
-def build_engines(settings: Settings, artifacts: ArtifactCache, environ: dict[str, str] | None = None) -> EngineByName:
-    """The engines that projects may name, each built at its first use, so that the page opens without them.
+def build_engines(
+    settings: Settings, artifacts: ArtifactCache, models: ModelCaches, environ: dict[str, str] | None = None
+) -> EngineByName:
+    """The engines that projects may name, each built at its first use, so that the page opens without them; ``models`` is what
+    they and the segmenter keep loaded.
 
     Where GPUs are lent for single calls (``SPACES_ZERO_GPU`` is set), VideoAnydoor and its checkpoints are loaded here, before the
     server starts, and its sampling runs in such calls.
@@ -131,8 +139,8 @@ def build_engines(settings: Settings, artifacts: ArtifactCache, environ: dict[st
     from pipeline.engine_choice import EngineByName
 
     environ = dict(os.environ) if environ is None else environ
-    build = partial(videoanydoor.build_engine, settings.device, settings.checkpoints, artifacts, settings.compile)
-    if environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"} and importlib.util.find_spec("spaces") is not None:
+    build = partial(videoanydoor.build_engine, settings.device, settings.checkpoints, artifacts, settings.compile, models)
+    if _is_lent(environ):
         import spaces  # must come before torch
 
         from pipeline.videoanydoor import zero_gpu
@@ -142,6 +150,17 @@ def build_engines(settings: Settings, artifacts: ArtifactCache, environ: dict[st
         lent = zero_gpu.build_engine(settings.checkpoints, artifacts, spaces.GPU)
         return EngineByName({"composite": CompositeEngine, "videoanydoor": lambda: lent})
     return EngineByName({"composite": CompositeEngine, "videoanydoor": build})
+
+
+def build_planner(settings: Settings, models: ModelCaches, environ: dict[str, str] | None = None) -> Planner:
+    """What tells the page the plans of runs, for where ``build_engines`` has them run."""
+    from pipeline.videoanydoor.planner import Planner, find_machine
+
+    if _is_lent(dict(os.environ) if environ is None else environ):
+        from pipeline.videoanydoor.zero_gpu import describe_machine
+
+        return Planner(settings.checkpoints, describe_machine)
+    return Planner(settings.checkpoints, partial(find_machine, settings.device, models))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -174,6 +193,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         css_paths=[CSS_PATH],
         app_kwargs={"routes": [canvas.mount(), mount_viewer(), route_uploads()]},
     )
+
+
+def _is_lent(environ: dict[str, str]) -> bool:
+    """Whether GPUs are lent for single calls here."""
+    return environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"} and importlib.util.find_spec("spaces") is not None
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:

@@ -1,48 +1,142 @@
-"""What a trained checkpoint does with objects and footage that it has never seen.
+"""What trained checkpoints do with objects and footage that they have never seen.
 
-    python -m benchmarks.heldout CHECKPOINT CONFIG.yaml --data DIR [--count 24] [--steps 12] [--sheet OUT.png]
+    python -m benchmarks.heldout CONFIG.yaml ROW=CHECKPOINT [ROW=CHECKPOINT ...] --data DIR [--count 48] [--sheet OUT.png]
 
-``CONFIG.yaml`` names held-out footage and cut-outs as ``composites``. Every sample is a composite under an unknown light, the
-reference in neutral light; the mean over samples of
+``CONFIG.yaml`` names held-out footage and cut-outs as ``composites``, and how far the light of the scene strays (``cast``,
+``exposure``). Every sample is a composite under an unknown light, the reference in neutral light, without a shadow. Checkpoints of
+one row are the same training from other seeds; all see the same samples. Told are, as means over the samples,
 
-- the PSNR inside the mask's box, of the checkpoint, of plain pasting, and of pasting with the compositor's harmonisation (both of
-  which are given the true background, which the checkpoint has to make up);
-- the same on the object's own pixels alone;
-- the shift of the object's centre of mass when all of its trajectories and its box are moved by a few pixels, in shares of the
-  shift asked for, read off the difference to the same sample without an object.
+- the PSNR inside the loose box and on the object's own pixels: of plain pasting (at the clip's resolution), of pasting with the
+  compositor's harmonisation, of every checkpoint; and what each gains over plain pasting, sample by sample, with the standard error
+  over the samples and, for a row, the spread over its seeds. "Pooled" is the gain in the squared error of all samples together;
+- the same with the correspondences swapped: every point's disc on the reference has the colour of the next point;
+- how far the object moves at a point when it is carried by this point's trajectory alone and that is moved by ``SHIFT_SHARE`` of
+  the object's size, in shares of that shift: the same patch is found again by Lucas and Kanade's method, forward and backward, in
+  the picture made without the shift and the one made with it. Points where that finds nothing in what plain pasting makes are not
+  counted; where it finds nothing in what a checkpoint makes, nothing has moved.
+
+Checkpoints whose masks leave the background visible are told it as plain pasting is; the others have to make it up.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from pipeline.composite.harmonize import estimate_light, object_gains
 from pipeline.composite.warp import ReferencePyramid
 from pipeline.evaluation.pixels import squared_error, to_psnr_db
 from pipeline.motion import LayerMotion
+from pipeline.tracking import flatten_light, follow_points
 from pipeline.training.clips import TrainingClip
 from pipeline.training.composites import CompositeOptions, choose_footage, lay_over, plan_composite, relight
 from pipeline.training.config import TrainConfig, read_config
 from pipeline.training.previews import draw_rows, generate
 from pipeline.training.samples import SampleOptions, build_sample
 from pipeline.training.sources import read_cutouts, read_footage
-from pipeline.types import Array, Reference
-from pipeline.videoanydoor.conditioning import Grid, build_conditioning, to_frames
+from pipeline.types import Array, Reference, TrajectorySet
+from pipeline.videoanydoor.conditioning import Grid, build_conditioning
 from pipeline.videoanydoor.pipeline import VideoAnydoorPipeline
-from pipeline.videoanydoor.regions import crop_frame
+from pipeline.videoanydoor.regions import CropWindow, crop_frame, fill_masks
 from pipeline.videoanydoor.sampling import SamplingOptions
 
-SHIFT_SHARE = 0.25
-"""How far trajectories are moved, in shares of the object's size."""
-PLAIN = SampleOptions(expansion=(1.25, 1.25), few_points=0.0, no_points=0.0)
+SHIFT_SHARE = 0.15
+"""How far a trajectory is moved, in shares of the object's size."""
+TRACKING_SCALE = 4
+"""Pictures are enlarged before points are found again in them: the models' own are small."""
+SHOWN = 6
+PLAIN = SampleOptions(expansion=(1.25, 1.25), few_points=0.0, no_points=0.0, hidden=0.0)
+PASTED, HARMONISED = "plain pasting", "compositor, harmonised"
 
 
-def paste(clip: TrainingClip, background: Array, gains: Array | None) -> tuple[Array, Array]:
+class Sample(NamedTuple):
+    """A held-out wish (its truth in ``clip.frames``, the scene without the object in ``clip.scene``) and, in the models' window,
+    pictures u8[F,N,N,3]: the truth, what plain pasting and the harmonising compositor make of the wish, what plain pasting makes of
+    it with the correspondences swapped. ``box`` and ``own`` bool[F,N,N]: the loose box, the object. ``response``: the wish with one
+    trajectory moved, if there is a point that can be followed."""
+
+    clip: TrainingClip
+    truth: Array
+    plain: Array
+    harmonised: Array
+    swapped: Array | None
+    box: Array
+    own: Array
+    response: Response | None
+
+
+class Response(NamedTuple):
+    """A wish with one trajectory, and ``moved``, with that moved by ``step`` f[2] (model pixels); where its point is, ``places``
+    f[F,2]; in which frames it is found again in what plain pasting makes, ``counted`` bool[F], and the share of ``step`` that it
+    moves there."""
+
+    wish: TrainingClip
+    moved: TrainingClip
+    places: Array
+    step: Array
+    counted: Array
+    share: float
+
+
+class Errors(NamedTuple):
+    """Squared error and number of values of one picture in one region."""
+
+    squared: float
+    size: int
+
+    @property
+    def psnr_db(self) -> float:
+        return to_psnr_db(self.squared, self.size)
+
+
+@dataclass
+class Scores:
+    """What is found out about one maker of pictures, sample by sample: errors in the ``box``, on the object alone (``own``), in the
+    box with the correspondences ``swapped``; and the ``moves`` of tracked points."""
+
+    box: list[Errors] = field(default_factory=list)
+    own: list[Errors] = field(default_factory=list)
+    swapped: list[Errors] = field(default_factory=list)
+    moves: list[float] = field(default_factory=list)
+
+
+def draw_sample(
+    number: int, footage: list[Array], cutouts: list[Reference], config: TrainConfig, scene: CompositeOptions, grid: Grid
+) -> Sample:
+    """Held-out sample ``number``: always the same."""
+    rng = np.random.default_rng([99, number])
+    frames = choose_footage(footage, config.num_frames, config.max_stride, rng)
+    cutout = cutouts[int(rng.integers(len(cutouts)))]
+    plan = plan_composite(len(frames), frames.shape[1:3], cutout, scene, rng)
+    background = np.stack([relight(image.astype(np.float32), plan.gains) for image in frames])
+    wish = TrainingClip("held", background, cutout, plan.boxes, plan.trajectories, "fine_video", background)
+    neutral, where = paste(wish, frames)
+    clip = replace(wish, frames=np.stack([relight(image.astype(np.float32), plan.gains) for image in neutral]))
+    conditioning = build_conditioning(clip.to_layer(), clip.to_clip(), (0, clip.num_frames), grid)
+    assert conditioning is not None
+    window = conditioning.window
+    gains = object_gains(estimate_light(list(background)), 1.0)
+    swapped = swap_correspondences(clip)
+    covered = np.repeat(where[..., None], 3, axis=3).astype(np.uint8) * 255
+    return Sample(
+        clip,
+        crop(clip.frames, window),
+        crop(paste(wish, background)[0], window),
+        crop(paste(wish, background, gains)[0], window),
+        None if swapped is None else crop(paste(swapped, background)[0], window),
+        fill_masks(conditioning.boxes, window.size),
+        crop(covered, window)[..., 0] > 127,
+        draw_response(clip, background, window, rng),
+    )
+
+
+def paste(clip: TrainingClip, background: Array, gains: Array | None = None) -> tuple[Array, Array]:
     """The clip's object laid over the true background u8[F,H,W,3], its light as it is or multiplied by gains; and bool[F,H,W] where
     it is."""
     motion = LayerMotion(clip.reference, clip.boxes, clip.trajectories, "stretch", "center", "auto")
@@ -52,137 +146,207 @@ def paste(clip: TrainingClip, background: Array, gains: Array | None) -> tuple[A
     return np.rint(np.clip(scenes, 0, 255)).astype(np.uint8), np.stack(covered) > 0.5
 
 
-def moved(clip: TrainingClip, shift: Array) -> TrainingClip:
-    """The same wish somewhere else."""
-    both = np.tile(shift, 2).astype(np.float32)
-    boxes = replace(clip.boxes, boxes_px=clip.boxes.boxes_px + both)
+def swap_correspondences(clip: TrainingClip) -> TrainingClip | None:
+    """The same wish with every anchor under the next one's trajectory; None with fewer than two."""
     points = clip.trajectories
-    if points is not None:
-        points = replace(points, points_px=points.points_px + shift.astype(np.float32))
-    return replace(clip, boxes=boxes, trajectories=points)
+    if points is None or len(points) < 2:
+        return None
+    return replace(clip, trajectories=replace(points, anchors_px=np.roll(points.anchors_px, 1, axis=0)))
 
 
-def centre_of(change: Array) -> Array:
-    """Centre of mass f64[2] of how much a picture changed, weak changes left out."""
-    weight = np.clip(np.abs(change).mean(axis=-1) - 12, 0, None)
-    y, x = np.mgrid[: weight.shape[0], : weight.shape[1]]
-    return np.array([(x * weight).sum(), (y * weight).sum()]) / max(float(weight.sum()), 1e-6)
+def keep_trajectory(points: TrajectorySet, index: int) -> TrajectorySet:
+    """One of the trajectories alone."""
+    own = slice(index, index + 1)
+    is_visible, is_cut = points.is_visible[own], points.is_cut[own]
+    return TrajectorySet((points.names[index],), points.points_px[own], is_visible, is_cut, points.anchors_px[own])
 
 
-class Tally:
-    """Squared errors added up sample by sample."""
+def find_moves(before: Array, after: Array, points: Array) -> Array:
+    """How far the patch at ``points`` f[F,2] of pictures u8[F,N,N,3] moves from ``before`` to ``after``, f64[F,2]; nan where it is
+    not found again."""
+    import cv2
 
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
+    moves = np.full(points.shape, np.nan)
+    for index, point in enumerate(points):
+        grays = []
+        for image in (before[index], after[index]):
+            large = cv2.resize(image, None, fx=TRACKING_SCALE, fy=TRACKING_SCALE, interpolation=cv2.INTER_CUBIC)
+            grays.append(flatten_light(cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)))
+        at = (point * TRACKING_SCALE)[None].astype(np.float64)
+        found, is_good = follow_points(grays[0], grays[1], at)
+        if is_good[0]:
+            moves[index] = (found[0] - at[0]) / TRACKING_SCALE
+    return moves
 
-    def add(self, name: str, image: Array, truth: Array, region: Array) -> None:
-        """The PSNR of one sample within a region bool[F,N,N]."""
-        error = [squared_error(a, b, c) for a, b, c in zip(image, truth, region, strict=True)]
-        self.values.setdefault(name, []).append(to_psnr_db(sum(e for e, _ in error), sum(n for _, n in error)))
 
-    def mean(self, name: str) -> tuple[float, float]:
-        """Mean and its standard error."""
-        values = np.array([value for value in self.values[name] if np.isfinite(value)])
-        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+# -- one sample, one checkpoint ---------------------------------------------------------------------------------------------------
+
+
+def crop(pictures: Array, window: CropWindow) -> Array:
+    """The window of every frame u8[F,N,N,3]."""
+    return np.stack([crop_frame(image, window, index) for index, image in enumerate(pictures)])
+
+
+def measure(made: Array, truth: Array, region: Array) -> Errors:
+    """The error of u8[F,N,N,3] within bool[F,N,N]."""
+    parts = [squared_error(*each) for each in zip(made, truth, region, strict=True)]
+    return Errors(sum(error for error, _ in parts), sum(count for _, count in parts))
+
+
+def draw_response(clip: TrainingClip, background: Array, window: CropWindow, rng: np.random.Generator) -> Response | None:
+    """One trajectory kept, and moved as ``SHIFT_SHARE`` says, in a random direction; None where its point cannot be followed."""
+    points = clip.trajectories
+    if points is None:
+        return None
+    sizes = clip.boxes.boxes_px[:, 2:] - clip.boxes.boxes_px[:, :2]
+    angle = rng.uniform(0, 2 * np.pi)
+    shift = SHIFT_SHARE * float(np.sqrt(sizes.prod(axis=1)).mean()) * np.array([np.cos(angle), np.sin(angle)])
+    index = int(rng.integers(len(points)))
+    alone = keep_trajectory(points, index)
+    wish = replace(clip, trajectories=alone)
+    moved = replace(clip, trajectories=replace(alone, points_px=alone.points_px + shift.astype(np.float32)))
+    places = (points.points_px[index] - window.offsets_px) * window.scale
+    before, after = (crop(paste(each, background)[0], window) for each in (wish, moved))
+    step = shift * window.scale
+    shares = find_moves(before, after, places) @ step / (step @ step)
+    counted = np.isfinite(shares)
+    return Response(wish, moved, places, step, counted, float(np.median(shares[counted]))) if counted.any() else None
+
+
+def score(sample: Sample, pipe: VideoAnydoorPipeline, sampling: SamplingOptions, scores: Scores) -> Array:
+    """Score one checkpoint on one sample; what it makes."""
+
+    def make(wish: TrainingClip) -> Array:
+        return generate(pipe, build_sample(wish, pipe.grid, PLAIN, np.random.default_rng(0)), sampling)
+
+    made = make(sample.clip)
+    scores.box.append(measure(made, sample.truth, sample.box))
+    scores.own.append(measure(made, sample.truth, sample.own))
+    swapped = swap_correspondences(sample.clip)
+    if swapped is not None:
+        scores.swapped.append(measure(make(swapped), sample.truth, sample.box))
+    if sample.response is not None:
+        wish, moved, places, step, counted, _ = sample.response
+        shares = find_moves(make(wish), make(moved), places) @ step / (step @ step)
+        scores.moves.append(float(np.median(np.nan_to_num(shares)[counted])))
+    return made
+
+
+def score_pasting(samples: list[Sample]) -> dict[str, Scores]:
+    """The same of plain pasting and of the harmonising compositor."""
+    plain, harmonised = Scores(), Scores()
+    for sample in samples:
+        for scores, picture in ((plain, sample.plain), (harmonised, sample.harmonised)):
+            scores.box.append(measure(picture, sample.truth, sample.box))
+            scores.own.append(measure(picture, sample.truth, sample.own))
+        if sample.swapped is not None:
+            plain.swapped.append(measure(sample.swapped, sample.truth, sample.box))
+        if sample.response is not None:
+            plain.moves.append(sample.response.share)
+    return {PASTED: plain, HARMONISED: harmonised}
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------------------
+
+
+def gain_db(errors: list[Errors], than: list[Errors]) -> Array:
+    """What ``errors`` gains over ``than``, sample by sample; samples that either copies exactly left out."""
+    gains = np.array([one.psnr_db - two.psnr_db for one, two in zip(errors, than, strict=True)])
+    return gains[np.isfinite(gains)]
+
+
+def pooled_gain_db(errors: list[Errors], than: list[Errors]) -> float:
+    """The gain in the squared error of all samples, each counted alike."""
+    return float(
+        10 * np.log10(np.mean([each.squared / each.size for each in than]) / np.mean([each.squared / each.size for each in errors]))
+    )
+
+
+def describe(scores: Scores, plain: Scores) -> dict[str, float]:
+    """The figures of one maker of pictures beside plain pasting."""
+    box, own = gain_db(scores.box, plain.box), gain_db(scores.own, plain.own)
+    figures = {
+        "box_db": float(np.mean([each.psnr_db for each in scores.box])),
+        "own_db": float(np.mean([each.psnr_db for each in scores.own])),
+        "box_gain_db": float(box.mean()),
+        "box_gain_error_db": float(box.std(ddof=1) / np.sqrt(len(box))),
+        "own_gain_db": float(own.mean()),
+        "own_gain_pooled_db": pooled_gain_db(scores.own, plain.own),
+        "box_gain_pooled_db": pooled_gain_db(scores.box, plain.box),
+        "box_better_share": float((box > 0).mean()),
+    }
+    if scores.swapped:
+        figures["box_swapped_db"] = float(np.mean([each.psnr_db for each in scores.swapped]))
+    if scores.moves:
+        moves = np.array(scores.moves)
+        figures |= {
+            "move_median": float(np.median(moves)),
+            "move_low_quartile": float(np.percentile(moves, 25)),
+            "move_high_quartile": float(np.percentile(moves, 75)),
+            "move_within_15_percent_share": float((np.abs(moves - 1) <= 0.15).mean()),
+            "num_moves": len(moves),
+        }
+    return figures
+
+
+def tell(name: str, figures: dict[str, float]) -> None:
+    print(name)
+    for key, value in figures.items():
+        print(f"    {key:30s} {value:7.2f}")
+
+
+def split_name(given: str) -> tuple[str, str]:
+    """ROW=CHECKPOINT; a checkpoint alone is a row of its name."""
+    row, _, folder = given.rpartition("=")
+    return row or Path(folder).name, folder
 
 
 def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
     parser.add_argument("config", type=Path)
+    parser.add_argument("checkpoints", nargs="+", metavar="ROW=CHECKPOINT")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--count", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--sheet", type=Path, help="truth, plain pasting, harmonised, then a row for every checkpoint")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     config = read_config(options.config)
-    root = options.data or options.config.parent
-    pipe = VideoAnydoorPipeline.from_pretrained(options.checkpoint)
-    footage = read_footage(root / str(config.sources[0].footage), config.footage_side, config.num_frames)
-    cutouts = read_cutouts(root / str(config.sources[0].cutouts), config)
+    source, root = config.sources[0], options.data or options.config.parent
+    footage = read_footage(root / str(source.footage), config.footage_side, config.num_frames)
+    cutouts = read_cutouts(root / str(source.cutouts), config)
+    scene = CompositeOptions(max_points=config.num_points, shadow=0.0, cast=float(source.cast), exposure=float(source.exposure))
     print(f"{len(cutouts)} cut-outs, {len(footage)} clips, {options.count} samples, {options.steps} steps")
-    tally, responses, rows = Tally(), [], []
     sampling = SamplingOptions(num_inference_steps=options.steps, guidance_scale=options.guidance, window=16, overlap=8)
-    for number in range(options.count):
-        shown = score(number, pipe, footage, cutouts, config, sampling, tally, responses)
-        rows += shown if number < 3 else []
-    for name in tally.values:
-        mean, error = tally.mean(name)
-        print(f"{name:32s} {mean:6.2f} dB  +- {error:.2f}")
-    print(
-        f"the object moves by {np.median(responses):.2f} of the shift asked for (median; quartiles "
-        f"{np.percentile(responses, 25):.2f} and {np.percentile(responses, 75):.2f})"
-    )
+    pipes = [(row, VideoAnydoorPipeline.from_pretrained(folder)) for row, folder in map(split_name, options.checkpoints)]
+    samples = [draw_sample(number, footage, cutouts, config, scene, pipes[0][1].grid) for number in range(options.count)]
+    pasted = score_pasting(samples)
+    rows: dict[str, list[Scores]] = defaultdict(list)
+    shown = [[each.truth, each.plain, each.harmonised] for each in samples[:SHOWN]]
+    for row, pipe in pipes:
+        rows[row].append(Scores())
+        made = [score(sample, pipe, sampling, rows[row][-1]) for sample in samples]
+        for pictures, picture in zip(shown, made, strict=False):
+            pictures.append(picture)
+    document = {name: describe(each, pasted[PASTED]) for name, each in pasted.items()}
+    for row, seeds in rows.items():
+        each = [describe(scores, pasted[PASTED]) for scores in seeds]
+        for number, figures in enumerate(each):
+            document[f"{row}, seed {number}"] = figures
+        gains = [figures["box_gain_db"] for figures in each]
+        print(f"{row}: gains {np.mean(gains):.2f} dB in the box, {np.ptp(gains):.2f} dB between its {len(gains)} seeds")
+    for name, figures in document.items():
+        tell(name, figures)
+    if options.json is not None:
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.sheet is not None:
         from PIL import Image
 
-        Image.fromarray(draw_rows(rows)).save(options.sheet)
-
-
-def score(
-    number: int,
-    pipe: VideoAnydoorPipeline,
-    footage: list[Array],
-    cutouts: list[Reference],
-    config: TrainConfig,
-    sampling: SamplingOptions,
-    tally: Tally,
-    responses: list[float],
-) -> list[Array]:
-    """One held-out sample; rows of pictures to look at."""
-    rng = np.random.default_rng([99, number])
-    frames = choose_footage(footage, config.num_frames, config.max_stride, rng)
-    cutout = cutouts[int(rng.integers(len(cutouts)))]
-    scene = CompositeOptions(max_points=config.num_points, shadow=0.0)
-    plan = plan_composite(len(frames), frames.shape[1:3], cutout, scene, rng)
-    background = np.stack([relight(image.astype(np.float32), plan.gains) for image in frames])
-    wish = TrainingClip("held", background, cutout, plan.boxes, plan.trajectories, "fine_video")
-    lit_truth, where = paste(wish, frames, None)
-    clip = replace(wish, frames=np.stack([relight(image.astype(np.float32), plan.gains) for image in lit_truth]))
-    grid = Grid(int(pipe.config.size), pipe.stride, int(pipe.id_extractor.config.image_size), True)
-    sample = build_sample(clip, grid, PLAIN, np.random.default_rng(0))
-    made = generate(pipe, sample, sampling)
-    layer, handle = clip.to_layer(), clip.to_clip()
-    conditioning = build_conditioning(layer, handle, (0, clip.num_frames), grid)
-    assert conditioning is not None
-    window = conditioning.window
-
-    def cropped(pictures: Array) -> Array:
-        return np.stack([crop_frame(image, window, index) for index, image in enumerate(pictures)])
-
-    truth = cropped(clip.frames)
-    box = conditioning.masks()
-    own = cropped(np.repeat(where[..., None], 3, axis=3).astype(np.uint8) * 255)[..., 0] > 127
-    gains = object_gains(estimate_light(list(background)), 1.0)
-    plain, lit = (cropped(paste(clip, background, each)[0]) for each in (None, gains))
-    for name, picture in (("checkpoint", made), ("plain pasting", plain), ("compositor, harmonised", lit)):
-        tally.add(f"box: {name}", picture, truth, box)
-        tally.add(f"object: {name}", picture, truth, own)
-    sizes = clip.boxes.boxes_px[:, 2:] - clip.boxes.boxes_px[:, :2]
-    shift = np.array([SHIFT_SHARE * float(np.sqrt(sizes.prod(axis=1)).mean()), 0.0]) * (1 if rng.random() < 0.5 else -1)
-    responses.append(response(pipe, clip, shift, grid, sampling))
-    return [truth, to_frames(sample.masked), made, lit]
-
-
-def response(pipe: VideoAnydoorPipeline, clip: TrainingClip, shift: Array, grid: Grid, sampling: SamplingOptions) -> float:
-    """How far the object moves, in shares of ``shift``."""
-    centres = []
-    for wish in (clip, moved(clip, shift)):
-        sample = build_sample(wish, grid, PLAIN, np.random.default_rng(0))
-        empty = replace(sample, content=torch.ones_like(sample.content), motion=-torch.ones_like(sample.motion))
-        with_object, without = generate(pipe, sample, sampling), generate(pipe, empty, sampling)
-        conditioning = build_conditioning(wish.to_layer(), wish.to_clip(), (0, wish.num_frames), grid)
-        assert conditioning is not None
-        place = np.array(
-            [
-                centre_of(a.astype(np.float64) - b) / conditioning.window.scale + conditioning.window.offsets_px[index]
-                for index, (a, b) in enumerate(zip(with_object, without, strict=True))
-            ]
-        )
-        centres.append(place)
-    delta = (centres[1] - centres[0]).mean(axis=0)
-    return float(delta @ shift / (shift @ shift))
+        Image.fromarray(draw_rows([row for rows_ in shown for row in rows_])).save(options.sheet)
 
 
 if __name__ == "__main__":

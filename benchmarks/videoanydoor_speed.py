@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -101,7 +100,8 @@ def plain_loop(pipe: VideoAnydoorPipeline, request: InsertionRequest, size: int,
     conditioning = build_conditioning(request.layers[0], request.clip, request.frame_range, read_facts(folder).grid(size))
     assert conditioning is not None
     sources = read_frames(request.clip, *request.frame_range)
-    frames = np.stack([crop_frame(source.image, conditioning.window, index) for index, source in enumerate(sources)])
+    crops = np.stack([crop_frame(source.image, conditioning.window, index) for index, source in enumerate(sources)])
+    frames = conditioning.lay_over(crops)
     sampling = request.sampling
     window = min(16, pipe.max_window)
     options = SamplingOptions(
@@ -167,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

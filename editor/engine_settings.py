@@ -14,6 +14,9 @@ from .session import EditSession, open_document
 ENGINE_NAMES = {"composite": "Compositor", "videoanydoor": "VideoAnydoor"}
 """By the project file's name: what the page calls it."""
 
+GENERATOR = "videoanydoor"
+"""The engine that generates: it needs a checkpoint, tells a plan, and makes a frame alone otherwise than among others."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineControl:
@@ -64,12 +67,12 @@ def choose_engine(session: EditSession, name: object, checkpoints: Sequence[str]
     """Render with another engine. Raises ``UserError`` for an unknown one, and for one that needs a checkpoint where none is."""
     if name not in ENGINE_NAMES:
         raise UserError("There is no such engine.")
-    if name == "videoanydoor" and not checkpoints:
+    if name == GENERATOR and not checkpoints:
         raise UserError(NO_CHECKPOINT)
 
     def change(engine: dict[str, Any]) -> None:
         engine["name"] = name
-        if name == "videoanydoor" and engine.get("checkpoint") not in checkpoints:
+        if name == GENERATOR and engine.get("checkpoint") not in checkpoints:
             engine["checkpoint"] = checkpoints[0]
 
     return _with_engine(session, change)

@@ -39,7 +39,7 @@ from .result.room import ResultRoom, find_dropped_project
 from .session import EditSession
 from .storage import WorkStore, safe_name
 from .uploads import drop_uploads
-from .views import STOPPED, RunView, View, build_view, describe_progress, preview_hw, share_of
+from .views import PREVIEWED_ALONE, STOPPED, RunView, View, build_view, describe_progress, preview_hw, share_of
 from .workbench import OpenClip, Workbench
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pipeline.project import Project
     from pipeline.render import RenderSummary
     from pipeline.types import Array, InsertionRequest, Progress
+    from pipeline.videoanydoor.planner import Planner
 
     from .result.room import Outcome
 
@@ -96,7 +97,7 @@ class Page:
     it renders for them, which stops the render.
 
     ``uploads`` is the folder where Gradio puts uploads and serves files from; ``examples`` are the worked examples' project
-    files, the first of which a new visitor finds laid out.
+    files, the first of which a new visitor finds laid out; ``planner`` tells what a run of VideoAnydoor will take.
     """
 
     def __init__(
@@ -108,8 +109,9 @@ class Page:
         examples: Sequence[Path] = (),
         checkpoints: Sequence[str] = (),
         segmenters: Segmenters | None = None,
+        planner: Planner | None = None,
     ) -> None:
-        self.store, self.workbench, self.engine = store, workbench, engine
+        self.store, self.workbench, self.engine, self.planner = store, workbench, engine, planner
         self.uploads, self.examples, self.checkpoints = Path(uploads), tuple(examples), tuple(checkpoints)
         self._stops: dict[str, threading.Event] = {}
         self._host = StoredWork(store, workbench)
@@ -237,6 +239,20 @@ class Page:
             index = check_frame(frame, request.clip.num_frames)
             return scale_to(self._render_one(request, index), preview_hw(request.clip.hw))
 
+    @handler
+    def note_preview(self, token: object) -> str | None:
+        """What must be said of a previewed frame: how it differs from the same frame of a render, if it does."""
+        engine = engine_settings.find_engine(self.store.load(token).document)
+        return PREVIEWED_ALONE if engine.name == engine_settings.GENERATOR else None
+
+    @handler
+    def tell_plan(self, token: object) -> str | None:
+        """The plan of a run, once it is found out where it takes place, which may take seconds the first time; None without one."""
+        if self.planner is None:
+            return None
+        self.planner.look()
+        return self._view(token, self.store.load(token)).plan or None
+
     def insert(self, token: object, wants_lossless: object, wants_layer: object) -> Generator[RunView, None, None]:
         """Render, telling progress. Closing the generator, ``cancel``, and a new start of the visitor's work all stop it within a
         frame and keep what was there before. An unchanged request is not rendered again."""
@@ -261,6 +277,12 @@ class Page:
     def show_results(self, token: object) -> dict[str, Any]:
         """What the result viewer shows."""
         return self.results.build_value(token)
+
+    def is_here(self, token: object) -> bool:
+        """Whether this visitor's work is still there."""
+        with contextlib.suppress(UserError):
+            return self.store.folder(token).is_dir()
+        return False
 
     @handler
     def has_results(self, token: object) -> bool:
@@ -289,7 +311,8 @@ class Page:
         with told_to_the_person(), self._guest(project_json, files) as (token, project):
             request, warnings = self._request(project, self.store.files(token))
             output = self.store.results(token) / "inserted.mp4"
-            summary = yield from _told_as_json(self._run(self._render(request, project, output), threading.Event()))
+            work = self._render(request, project, output, wants_quality=True)
+            summary = yield from _told_as_json(self._run(work, threading.Event()))
             yield self._publish(output, "inserted.mp4"), _report(summary, warnings)
 
     def preview_files(self, project_json: object, files: object) -> Array:
@@ -378,7 +401,7 @@ class Page:
         job = self.results.plan_splice(token)
         warnings = job.warnings
         if not job.is_done:
-            plan_render(job.request, job.output)
+            plan_render(job.request, job.output, **self._engine_needs(job.request))
             work = render(job.request, job.engine, job.output, metadata=job.metadata, wants_quality=True)
             summary = yield from self._run(work, stop)
             warnings = (*warnings, *summary.warnings)
@@ -437,7 +460,7 @@ class Page:
 
     def _run(self, work: Generator[Progress, None, Result], stop: threading.Event) -> Generator[RunView, None, Result]:
         """Drive a render to its end, showing it now and then. Closing this closes it, and so does ``stop`` (``Cancelled``)."""
-        started = time.monotonic()
+        stage, began = "", time.monotonic()
         shown = pictured = -math.inf
         with contextlib.closing(work):
             while True:
@@ -449,13 +472,15 @@ class Page:
                 if stop.is_set():
                     raise Cancelled
                 now = time.monotonic()
+                if progress.stage != stage:
+                    stage, began = progress.stage, now
                 if now - shown < PROGRESS_PERIOD_S:
                     continue
                 shown, picture = now, None
                 seen = progress.picture() if now - pictured >= PREVIEW_PERIOD_S else None
                 if seen is not None:
                     pictured, picture = now, scale_to(seen, preview_hw(seen.shape[:2]))
-                yield RunView(True, describe_progress(progress, now - started), share_of(progress), picture)
+                yield RunView(True, describe_progress(progress, now - began), share_of(progress), picture)
 
     def _render(
         self,
@@ -471,7 +496,7 @@ class Page:
         from pipeline.preflight import plan_render
         from pipeline.render import render
 
-        plan_render(request, output, lossless=lossless, layer_alpha_path=layer)
+        plan_render(request, output, lossless=lossless, layer_alpha_path=layer, **self._engine_needs(request))
         metadata = project.for_result(request.clip.path.parent).to_metadata()
         return render(
             request,
@@ -482,6 +507,13 @@ class Page:
             metadata=metadata,
             wants_quality=wants_quality,
         )
+
+    def _engine_needs(self, request: InsertionRequest) -> dict[str, Any]:
+        """What an engine that has a plan needs beside the frames, as ``plan_render`` takes it. Raises ``UserError``."""
+        if self.planner is None or request.sampling.name != engine_settings.GENERATOR:
+            return {}
+        seconds, num_bytes = self.planner.needs(request.sampling, request.num_frames, len(request.layers))
+        return {"engine_s": seconds, "engine_bytes": num_bytes}
 
     def _render_one(self, request: InsertionRequest, frame_index: int) -> Array:
         from pipeline.render import preview_frame
@@ -547,6 +579,9 @@ class Page:
         if not (results / f"{stem}.mp4").exists():
             shutil.copyfile(shipped, results / f"{stem}.mp4")
             (results / f"{stem}.json").write_text(json.dumps(warnings), encoding="utf-8")
+            measured = shipped.with_suffix(".quality")
+            if measured.exists():
+                self.results.takes.write_quality(token, stem, json.loads(measured.read_text(encoding="utf-8")))
         self.results.add(token, stem, session.text, request, f"Example: {example.stem}")
 
     def _take_in(self, token: object, text: str | bytes, sources: Sequence[Path]) -> Project:
@@ -571,7 +606,7 @@ class Page:
         return (int(start) + int(stop)) // 2
 
     def _view(self, token: object, session: EditSession, layer_index: int = 0) -> View:
-        return build_view(self._host.work_of(token, session), self.canvas.exchange.scenes, layer_index)
+        return build_view(self._host.work_of(token, session), self.canvas.exchange.scenes, layer_index, self.planner)
 
     def _saved(self, token: object, session: EditSession, layer_index: int = 0) -> View:
         view = self._view(token, session, layer_index)
@@ -658,4 +693,5 @@ def _report(summary: RenderSummary, warnings: Sequence[str]) -> dict[str, Any]:
         "segmenter": summary.segmenter,
         "digest": summary.digest,
         "warnings": list(dict.fromkeys([*warnings, *summary.warnings])),
+        "quality": None if summary.quality is None else summary.quality.to_document(),
     }

@@ -41,16 +41,37 @@ INTRO = "Put an object into your video, moving the way you draw it. Nothing else
 
 HEADER = f"""<div class="brand"><h1>{TITLE}</h1><p>{INTRO}</p></div>"""
 
+ONCE_HERE = """async (token, ...rest) => {
+  const link = () => document.querySelector('.cv-root')?.canvas?.link;
+  if (link()?.token) return [token, ...rest];
+  const pressed = document.activeElement?.closest('button');
+  pressed?.setAttribute('aria-busy', 'true');
+  for (let turn = 0; turn < 400 && !link()?.seen; turn += 1) await new Promise((done) => setTimeout(done, 50));
+  pressed?.removeAttribute('aria-busy');
+  return [link()?.token ?? token, ...rest];
+}"""
+"""Whoever is quicker than the page, which may not know its visitor yet, waits for it; what was pressed looks so."""
+
 LAYER_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelector('.cv-root')?.dataset.layer ?? 0)]"
 FRAME_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelector('.cv-root')?.dataset.frame ?? 0)]"
 """Where the person is on the canvas, as the last input of an event."""
 
-LEAVE_WORK = """(token) => {
+REFERENCE_HERE = f"async (...values) => ({LAYER_HERE})(...await ({ONCE_HERE})(...values))"
+
+LEAVE_WORK = f"""async (kept) => {{
+  const [token] = await ({ONCE_HERE})(kept);
+  document.documentElement.dataset.left = token;
   document.querySelector('.cv-root')?.canvas?.leave();
-  document.querySelector('.rv-root')?.viewer?.leave();
+  document.querySelector('.rv-root')?.viewer?.letGo();
   return [token];
-}"""
+}}"""
 """Ask for nothing of the work any more: its pictures go when the server hears of this."""
+
+STAY_WITH_WORK = """() => {
+  delete document.documentElement.dataset.left;
+  document.querySelector('.cv-root')?.canvas?.stay();
+}"""
+"""The server did not take the work away; it is shown again."""
 
 WHICH_TAB = "(token) => [token, sessionStorage.getItem('open-videoanydoor-tab') === 'result' ? 1 : 0]"
 """The token, and whether the tab that was left shows the result, so that a reload comes back to it."""
@@ -73,9 +94,15 @@ WATCH = """() => {
     const texts = document.querySelectorAll(".toast-body.error [data-testid=toast-text]");
     if (texts.length) say(texts[texts.length - 1].innerText.trim());
   }).observe(document.body, { childList: true, subtree: true });
+  const bar = document.querySelector("#insert-bar");
+  new ResizeObserver(() => {
+    const high = getComputedStyle(bar).position === "fixed" ? bar.offsetHeight : 0;
+    document.documentElement.style.setProperty("--bar", `${high}px`);
+    document.documentElement.style.scrollPaddingBottom = `${high}px`;
+  }).observe(bar);
 }"""
 """The tab is kept in mind. A toast with an error goes after some seconds; its sentence stays on the page until it is closed or
-something else is tried."""
+something else is tried. On narrow screens Insert stands in a bar that lies over the page's end; the page is longer by that much."""
 
 REPLAY = """() => {
   const [began, timer] = [Date.now(), setInterval(() => {
@@ -174,6 +201,7 @@ class Parts:
     engine_name: gr.Radio
     checkpoint: gr.Dropdown
     engine_numbers: dict[str, gr.Slider | gr.Number]
+    plan: gr.HTML
     examples: list[gr.Button]
     open_project: gr.UploadButton
     save_project: gr.Button
@@ -340,10 +368,11 @@ def _build_engine(found: dict[str, Any], page: Page) -> None:
             [(label, name) for name, label in ENGINE_NAMES.items()], value="composite", label="Engine", elem_id="engine-name"
         )
         if not page.checkpoints:
-            gr.HTML(f"<p class='note'>{html.escape(NO_CHECKPOINT)}</p>")
+            gr.HTML(f"<p class='note'>{html.escape(NO_CHECKPOINT)} A new checkpoint is found when the page is started again.</p>")
         with gr.Column(visible=bool(page.checkpoints)):
             found["checkpoint"] = gr.Dropdown(list(page.checkpoints), value=None, label="Checkpoint", elem_id="checkpoint")
             found["engine_numbers"] = {item.key: _build_number(item) for item in ENGINE_CONTROLS}
+        found["plan"] = gr.HTML(elem_id="engine-plan")
 
 
 def _build_number(item: EngineControl) -> gr.Slider | gr.Number:
@@ -358,7 +387,7 @@ def _build_number(item: EngineControl) -> gr.Slider | gr.Number:
 
 def _view_outputs(parts: Parts) -> list[Any]:
     """What every change of the work refreshes beside the canvas, in the order of ``_view_updates``."""
-    heads = [parts.checklist, parts.insert, parts.missing, parts.preview, parts.fault]
+    heads = [parts.checklist, parts.insert, parts.missing, parts.preview, parts.fault, parts.plan]
     engine = [parts.engine_name, parts.checkpoint, *parts.engine_numbers.values()]
     return [*heads, parts.clip_name, parts.reference_name, *engine, *parts.blend.values()]
 
@@ -370,6 +399,7 @@ def _view_updates(view: View) -> list[Any]:
         "" if view.missing is None else f"<p class='note'>{html.escape(view.missing)}</p>",
         gr.update(interactive=view.missing is None),
         "" if view.fault is None else f"<p class='fault'>{html.escape(view.fault)}</p>",
+        _plan_html(view.plan),
         "" if view.clip_name is None else f"<p class='file-name'>{html.escape(view.clip_name)}</p>",
         _pictures_html(view),
         view.engine.name if view.engine.name in ENGINE_NAMES else None,
@@ -386,6 +416,10 @@ def _work_outputs(parts: Parts) -> list[Any]:
 
 def _work_updates(token: str, view: View, frame_index: int | None = None) -> list[Any]:
     return [build_value(token, next(_STAMPS), frame_index), *_view_updates(view)]
+
+
+def _plan_html(plan: str) -> str:
+    return f"<p class='note'>{html.escape(plan)}</p>" if plan else ""
 
 
 def _pictures_html(view: View) -> str:
@@ -492,6 +526,7 @@ def _wire_session(demo: gr.Blocks, page: Page, parts: Parts) -> None:
     emptying = parts.start_empty.click(emptied, parts.token, everything, js=LEAVE_WORK, **PRIVATE)
     for event in (coming, emptying):
         event.success(*_shown_again(page, parts), **PRIVATE)
+    emptying.failure(None, js=STAY_WITH_WORK).then(*_shown_again(page, parts), **PRIVATE)
 
 
 def _wire_files(page: Page, parts: Parts) -> None:
@@ -512,16 +547,17 @@ def _wire_files(page: Page, parts: Parts) -> None:
         return [*_work_updates(token, page.open_project(token, paths)), *_new_run_updates()]
 
     examples = [
-        button.click(partial(example, number), token, outputs_and_run, **HEAVY) for number, button in enumerate(parts.examples)
+        button.click(partial(example, number), token, outputs_and_run, js=ONCE_HERE, **HEAVY)
+        for number, button in enumerate(parts.examples)
     ]
-    clips = parts.clip_file.upload(clip, [token, parts.clip_file], [parts.clip_file, *outputs_and_run], **HEAVY)
+    clips = parts.clip_file.upload(clip, [token, parts.clip_file], [parts.clip_file, *outputs_and_run], js=ONCE_HERE, **HEAVY)
     references = parts.reference_file.upload(
-        reference, [token, parts.reference_file, parts.here], [parts.reference_file, *outputs], js=LAYER_HERE, **HEAVY
+        reference, [token, parts.reference_file, parts.here], [parts.reference_file, *outputs], js=REFERENCE_HERE, **HEAVY
     )
     for uploaded, file in ((clips, parts.clip_file), (references, parts.reference_file)):
         uploaded.failure(lambda: None, None, file, **PRIVATE)
-    projects = parts.open_project.upload(project, [token, parts.open_project], outputs_and_run, **HEAVY)
-    saved = parts.save_project.click(page.save_project, token, parts.saved_project, **PRIVATE)
+    projects = parts.open_project.upload(project, [token, parts.open_project], outputs_and_run, js=ONCE_HERE, **HEAVY)
+    saved = parts.save_project.click(page.save_project, token, parts.saved_project, js=ONCE_HERE, **PRIVATE)
     saved.success(None, js=CLICK_SAVED_FILE)
     for event in (clips, projects):
         event.success(*_shown_again(page, parts), **PRIVATE)
@@ -566,19 +602,29 @@ def _wire_engine(page: Page, parts: Parts, edited: Callable[..., list[Any]], ref
     for choice in choices:
         choice.failure(edited, [parts.token, parts.here], _view_outputs(parts), **refresh)
 
+    def planned(token: object) -> Any:
+        plan = page.tell_plan(token)
+        return gr.skip() if plan is None else _plan_html(plan)
+
+    parts.engine_name.change(planned, parts.token, parts.plan, **PRIVATE)
+    for choice in choices[:2]:
+        choice.success(planned, parts.token, parts.plan, **PRIVATE)
+
 
 def _shown_again(page: Page, parts: Parts) -> tuple[Callable[..., list[Any]], gr.BrowserState, list[Any]]:
     """What shows the takes, and the one that is looked at, as they are now: function, inputs, outputs."""
 
     def shown(token: object) -> list[Any]:
+        if not page.is_here(token):  # the person began anew meanwhile
+            return [gr.skip()] * (1 + len(_result_outputs(parts)))
         return [_viewer_value(page, token), *_result_updates(page.show_files(token))]
 
     return shown, parts.token, [parts.viewer, *_result_outputs(parts)]
 
 
 def _viewer_value(page: Page, token: object) -> dict[str, Any]:
-    """The viewer's value; it counts as a new one even if nothing changed, so that the browser shows it again."""
-    return {**page.show_results(token), "stamp": next(_STAMPS)}
+    """The viewer's value, and whose it is; it counts as a new one even if nothing changed, so that the browser shows it again."""
+    return {**page.show_results(token), "token": token, "stamp": next(_STAMPS)}
 
 
 def _wire_render(page: Page, parts: Parts) -> list[Any]:
@@ -611,7 +657,9 @@ def _wire_render(page: Page, parts: Parts) -> list[Any]:
 
     def start(event: Any, job: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
         waits = event(waiting, None, _run_outputs(parts), queue=False, **PRIVATE)
-        running = waits.then(job, inputs, outputs, concurrency_id="render", concurrency_limit=1, **PRIVATE)
+        # By itself, Gradio would drop a new start while one that was just cancelled is still being told so.
+        again: dict[str, Any] = {"trigger_mode": "multiple", "concurrency_id": "render", "concurrency_limit": 1}
+        running = waits.then(job, inputs, outputs, **again, **PRIVATE)
         running.failure(failed, parts.progress, [parts.insert_slot, parts.cancel, parts.progress], queue=False, **PRIVATE)
         return running
 
@@ -626,12 +674,14 @@ def _wire_render(page: Page, parts: Parts) -> list[Any]:
 
     def previewed(token: object, frame: object) -> list[Any]:
         picture = page.publish_picture(page.preview_frame(token, frame))
-        return [gr.update(selected="result"), gr.update(value=picture, visible=True)]
+        note = page.note_preview(token)
+        line = gr.skip() if note is None else f"<p role='status'>{html.escape(note)}</p>"
+        return [gr.update(selected="result"), gr.update(value=picture, visible=True), line]
 
     parts.preview.click(
         previewed,
         [parts.token, parts.here],
-        [parts.tabs, parts.result_picture],
+        [parts.tabs, parts.result_picture, parts.progress],
         js=FRAME_HERE,
         concurrency_id="preview",
         concurrency_limit=1,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 
 from . import session as steps
-from .engine_settings import EngineView, find_engine
+from .engine_settings import GENERATOR, EngineView, find_engine
 
 if TYPE_CHECKING:
     from pipeline.types import Array, Clip, Progress
+    from pipeline.videoanydoor.planner import Planner
 
     from .canvas import Work
     from .canvas.scene import SceneShelf
@@ -44,7 +45,7 @@ class View:
     """Everything that the page shows about a visitor's work beside the canvas.
 
     ``missing`` is the sentence that says why Insert is disabled, ``fault`` what in the document cannot be drawn or rendered;
-    ``blend`` are the values of the chosen layer.
+    ``blend`` are the values of the chosen layer; ``plan`` says what the run will take, where the engine can tell.
     """
 
     clip_name: str | None
@@ -54,6 +55,7 @@ class View:
     fault: str | None
     blend: Mapping[str, float]
     engine: EngineView
+    plan: str
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,11 +73,12 @@ class RunView:
 
 LATER = "Comes after the other steps."
 WAITING = RunView(True, "Waiting for its turn…")
+PREVIEWED_ALONE = "This frame was generated alone. In a render frames are generated together, so there it will look different."
 STOPPED = RunView(False, "Stopped. Your edits and the last finished result are kept.")
 
 
-def build_view(work: Work, scenes: SceneShelf, layer_index: int) -> View:
-    """A visitor's work with the layer ``layer_index`` chosen (the last one if there are fewer)."""
+def build_view(work: Work, scenes: SceneShelf, layer_index: int, planner: Planner | None = None) -> View:
+    """A visitor's work with the layer ``layer_index`` chosen (the last one if there are fewer); ``planner`` tells the plan."""
     document = work.document
     layers = document["layers"]
     chosen = min(layer_index, len(layers) - 1)
@@ -93,7 +96,24 @@ def build_view(work: Work, scenes: SceneShelf, layer_index: int) -> View:
         fault=fault,
         blend=steps.find_blend(document, chosen),
         engine=find_engine(document),
+        plan=_tell_plan(work, planner),
     )
+
+
+def _tell_plan(work: Work, planner: Planner | None) -> str:
+    """What the chosen engine says that the run will take; nothing where it has no plan of its own, or there is nothing to plan."""
+    from pipeline.project import parse_project
+
+    document = work.document
+    if planner is None or work.clip is None or find_engine(document).name != GENERATOR:
+        return ""
+    try:
+        sampling = parse_project(document).engine.to_sampling()
+    except UserError:
+        return ""  # told as what is missing or at fault
+    start, stop = document.get("range") or (0, work.clip.num_frames)
+    num_layers = sum(not layer.get("hidden") for layer in document["layers"])
+    return planner.describe(sampling, stop - start, max(1, num_layers))
 
 
 def _find_fault(work: Work, scenes: SceneShelf, is_complete: bool) -> str | None:
@@ -173,14 +193,14 @@ def _tell_reference(work: Work) -> str:
 
 
 def describe_progress(progress: Progress, elapsed_s: float) -> str:
-    """One line: stage, step x of y, and the time left once it can be told."""
+    """One line: stage, step x of y, and the time left of the stage, which began ``elapsed_s`` ago, once it can be told."""
     line = f"{_sentence(progress.stage)}: {progress.step} of {progress.num_steps}"
     share = share_of(progress)
     if elapsed_s < 1 or share <= 0.02 or share >= 1:
         return line
     left_s = elapsed_s * (1 - share) / share
     if left_s < 1:
-        return f"{line}, almost done"
+        return line
     return f"{line}, about {left_s:.0f} s left" if left_s < 90 else f"{line}, about {left_s / 60:.0f} min left"
 
 

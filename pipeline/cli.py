@@ -15,30 +15,27 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
+from .console import say, show_progress
 from .engines import Engine
 from .errors import UserError
-from .types import Progress
 
 if TYPE_CHECKING:
+    from .model_cache import ModelCaches
     from .project import Project
     from .render import RenderSummary
     from .types import InsertionRequest
 
 DONE, FAILED, INPUT_AT_FAULT, INTERRUPTED = 0, 1, 2, 130
 
-PLAIN_INTERVAL_S = 2.0
-BAR_INTERVAL_S = 0.1
-BAR_CELLS = 28
 
-Result = TypeVar("Result")
-
-
-def build_composite(device: str, checkpoints: Path | None = None, is_compiled: bool = False) -> Engine:
+def build_composite(
+    device: str, checkpoints: Path | None = None, is_compiled: bool = False, models: ModelCaches | None = None
+) -> Engine:
     """The deterministic compositor; it needs no device but the CPU, and no checkpoint."""
     if device not in ("auto", "cpu"):
         raise UserError(f"The composite engine runs on the CPU, not on {device!r}; leave --device out.")
@@ -49,19 +46,22 @@ def build_composite(device: str, checkpoints: Path | None = None, is_compiled: b
     return CompositeEngine()
 
 
-def build_videoanydoor(device: str, checkpoints: Path | None, is_compiled: bool = False) -> Engine:
-    """VideoAnydoor with the checkpoints in a folder; it needs torch."""
+def build_videoanydoor(
+    device: str, checkpoints: Path | None, is_compiled: bool = False, models: ModelCaches | None = None
+) -> Engine:
+    """VideoAnydoor with the checkpoints in a folder; it needs torch. ``models``: loaded models that others use too."""
     from . import videoanydoor
     from .cache import ArtifactCache
 
-    return videoanydoor.build_engine(device, checkpoints, ArtifactCache(cache_folder()), is_compiled)
+    return videoanydoor.build_engine(device, checkpoints, ArtifactCache(cache_folder()), is_compiled, models)
 
 
-ENGINES: Mapping[str, Callable[[str, Path | None, bool], Engine]] = {
+ENGINES: Mapping[str, Callable[..., Engine]] = {
     "composite": build_composite,
     "videoanydoor": build_videoanydoor,
 }
-"""By name: what builds the engine on a device, given the folder of its checkpoints where it has any, and whether to compile it."""
+"""By name: what builds the engine on a device, given the folder of its checkpoints where it has any, whether to compile it, and the
+loaded models of this process."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,17 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = _build_parser().parse_args(arguments)
             options.command(options)
         except UserError as error:
-            _say(f"error: {_one_line(str(error))}")
+            say(f"error: {_one_line(str(error))}")
             return INPUT_AT_FAULT
         except KeyboardInterrupt:
-            _say("interrupted")
+            say("interrupted")
             return INTERRUPTED
         except MemoryError:
-            _say("error: there is not enough memory; close other programs or use a smaller clip.")
+            say("error: there is not enough memory; close other programs or use a smaller clip.")
             return FAILED
         except Exception:  # noqa: BLE001 - the last line of defence: whatever is left goes to the log
             traceback.print_exc()
-            _say("error: something broke that is not the input's fault; the lines above say where.")
+            say("error: something broke that is not the input's fault; the lines above say where.")
             return FAILED
         return DONE
 
@@ -112,6 +112,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _build_parser() -> argparse.ArgumentParser:
+    from .segmentation.options import add_segmenter_options
+
     parser = _Parser(prog="python -m pipeline", description="Put an object into a video, moving the way you drew it.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -123,6 +125,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--engine", choices=tuple(ENGINES), help="instead of the file's engine")
     command.add_argument("--checkpoint", metavar="DIR", type=Path, help="VideoAnydoor's checkpoint, instead of the file's")
+    command.add_argument("--checkpoints", metavar="DIR", type=Path, help="where models lie (default: checkpoints)")
     command.add_argument("--device", default="auto", metavar="DEVICE", help="where the engine runs: auto (default), cpu or cuda")
     command.add_argument("--compile", action="store_true", help="compile VideoAnydoor's networks, which takes minutes at first")
     command.add_argument("--seed", type=int, help="instead of the file's seed")
@@ -130,6 +133,7 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("--layer-alpha", metavar="OUT.mov", type=Path, help="also write the object alone, ProRes 4444 with alpha")
     command.add_argument("--report", metavar="OUT.json", type=Path, help="also write what was done, as JSON")
     command.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
+    add_segmenter_options(command)
 
     from .evaluation.cli import add_commands as add_evaluation_commands
     from .segmentation.cli import add_commands as add_segmentation_commands
@@ -154,24 +158,30 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _render(options: argparse.Namespace) -> None:
     from .cache import ArtifactCache
+    from .model_cache import ModelCaches
     from .preflight import plan_render
     from .project import build_request, read_project
     from .render import check_outputs, render
     from .resolve import ResolvingEngine, choose_segmenter
     from .segmentation.choice import SegmenterByName
+    from .segmentation.options import read_segmenter_options
     from .videoanydoor.folders import DEFAULT_FOLDER
 
     project = read_project(options.project)
     changes = {"name": options.engine, "seed": options.seed}
     project = project.with_engine(**{key: value for key, value in changes.items() if value is not None})
-    root = options.project.absolute().parent
-    project, checkpoint = _choose_checkpoint(project, root, options.checkpoint)
+    if options.segmenter is not None:
+        project = project.with_segmenter(options.segmenter)
+    root, checkpoints = options.project.absolute().parent, options.checkpoints or DEFAULT_FOLDER
+    project, checkpoint = _choose_checkpoint(project, root, options.checkpoint, checkpoints)
     request, warnings = build_request(project, root, cache=ArtifactCache(cache_folder()), allow_absolute=True)
     if checkpoint is not None:
         request = replace(request, sampling=replace(request.sampling, checkpoint=checkpoint.name))
 
-    engine = ENGINES[project.engine.name](options.device, None if checkpoint is None else checkpoint.parent, options.compile)
-    segmenters = SegmenterByName(options.device, DEFAULT_FOLDER)
+    models = ModelCaches()
+    folder = None if checkpoint is None else checkpoint.parent
+    engine = ENGINES[project.engine.name](options.device, folder, options.compile, models)
+    segmenters = SegmenterByName(read_segmenter_options(options, checkpoints), models)
     request = choose_segmenter(request, segmenters)
     keep = (options.project, *project.source_paths(root, allow_absolute=True))
     check_outputs(request.clip, options.output, options.lossless, options.layer_alpha, keep)
@@ -187,7 +197,7 @@ def _render(options: argparse.Namespace) -> None:
         engine_s=engine_s,
         engine_bytes=engine_bytes,
     )
-    _say(plan.describe())
+    say(plan.describe())
 
     kept = project.for_result(root, allow_absolute=True, clip_sha256=request.clip.sha256)
     metadata = kept.to_metadata()
@@ -213,17 +223,18 @@ def _render(options: argparse.Namespace) -> None:
         quality = None if summary.quality is None else summary.quality.to_document()
         _write_whole(options.report, {**document, **settings, "quality": quality})
     for warning in document["warnings"]:
-        _say(f"note: {warning}")
-    _say(f"{options.output.name}: {summary.frames} frames in {summary.seconds:.1f} s")
+        say(f"note: {warning}")
+    say(f"{options.output.name}: {summary.frames} frames in {summary.seconds:.1f} s")
     if options.json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
 
-def _choose_checkpoint(project: Project, root: Path, given: Path | None) -> tuple[Project, Path | None]:
+def _choose_checkpoint(project: Project, root: Path, given: Path | None, folder: Path) -> tuple[Project, Path | None]:
     """The project naming the checkpoint that its engine is to use, and where that lies; None for engines without one.
 
-    ``given`` on the command line goes before the file's; a file's relative path starts at ``root``. Raises ``UserError``.
+    ``given`` on the command line goes before the file's; a file's relative path starts at ``root``, and names are those of
+    checkpoints in ``folder``. Raises ``UserError``.
     """
     if project.engine.name != "videoanydoor":
         if given is not None:
@@ -232,7 +243,7 @@ def _choose_checkpoint(project: Project, root: Path, given: Path | None) -> tupl
     from .videoanydoor.folders import locate_checkpoint
 
     named = project.engine.checkpoint if given is None else str(given.absolute())
-    found = locate_checkpoint(named, root)
+    found = locate_checkpoint(named, root, folder)
     return project.with_engine(checkpoint=str(found)), found
 
 
@@ -242,7 +253,7 @@ def _plan_engine(engine: Engine, request: InsertionRequest) -> tuple[float, int]
     if make_plan is None:
         return 0.0, 0
     plan = make_plan(request)
-    _say(plan.describe())
+    say(plan.describe())
     return plan.seconds, plan.host_bytes
 
 
@@ -294,98 +305,11 @@ def cache_folder() -> Path:
 def _warm_up(options: argparse.Namespace) -> None:
     from .matting import warm_up
 
-    _say("preparing automatic cut-outs; the first time this takes a minute or two …")
+    say("preparing automatic cut-outs; the first time this takes a minute or two …")
     started_s = time.monotonic()
     warm_up()
-    _say(f"ready after {time.monotonic() - started_s:.1f} s")
-
-
-# -- what the person sees ---------------------------------------------------------------------------------------------------------
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    say(f"ready after {time.monotonic() - started_s:.1f} s")
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def show_progress(work: Generator[Progress, None, Result]) -> Result:
-    """Run a job to its end, showing where it is on stderr: a bar on a terminal, plain lines otherwise. What it returns."""
-    is_terminal = sys.stderr.isatty()
-    show = _Bar() if is_terminal else _Lines()
-    with contextlib.closing(work):
-        try:
-            while True:
-                show.update(next(work))
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        finally:
-            show.close()
-
-
-class _Lines:
-    """A line when the stage changes, and every two seconds."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._shown_s = 0.0
-        self._clock = _Clock()
-
-    def update(self, progress: Progress) -> None:
-        now_s = time.monotonic()
-        if progress.stage == self._stage and now_s - self._shown_s < PLAIN_INTERVAL_S:
-            return
-        self._shown_s, self._stage = now_s, progress.stage
-        _say(_describe(progress, self._clock.left_s(progress)))
-
-    def close(self) -> None:
-        """Nothing to tidy up."""
-
-
-class _Bar:
-    """One line that redraws itself."""
-
-    def __init__(self) -> None:
-        self._shown_s = 0.0
-        self._clock = _Clock()
-
-    def update(self, progress: Progress) -> None:
-        now_s = time.monotonic()
-        if now_s - self._shown_s < BAR_INTERVAL_S and progress.step < progress.num_steps:
-            return
-        self._shown_s = now_s
-        filled = round(BAR_CELLS * progress.step / max(progress.num_steps, 1))
-        bar = "█" * filled + "░" * (BAR_CELLS - filled)
-        sys.stderr.write(f"\r{bar} {_describe(progress, self._clock.left_s(progress))}\x1b[K")
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
-
-
-class _Clock:
-    """Time that is left in a stage, from its pace so far."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._started_s = 0.0
-        self._first_step = 0
-
-    def left_s(self, progress: Progress) -> float | None:
-        """Seconds, or None while nothing can be said."""
-        if progress.stage != self._stage:
-            self._stage, self._started_s, self._first_step = progress.stage, time.monotonic(), progress.step
-        steps = progress.step - self._first_step
-        if steps < 1:
-            return None
-        return (time.monotonic() - self._started_s) / steps * (progress.num_steps - progress.step)
-
-
-def _describe(progress: Progress, left_s: float | None) -> str:
-    ending = "" if left_s is None else f", {int(left_s) // 60}:{int(left_s) % 60:02d} left"
-    return f"{progress.stage} {progress.step} of {progress.num_steps}{ending}"

@@ -355,6 +355,10 @@ class Project(Node):
         engine = {**doc.write_document(self.engine), **changes}
         return parse_project({**self.to_document(), "engine": engine})
 
+    def with_segmenter(self, name: str) -> Project:
+        """The same project with its masks made by the segmenter ``name``; checked."""
+        return parse_project({**self.to_document(), "segmenter": {"name": name}})
+
     def source_paths(self, root: Path, *, allow_absolute: bool = False) -> tuple[Path, ...]:
         """Every file that the project names and that is there, hidden layers included: what a result must never replace."""
         found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import os
 import queue
@@ -69,15 +70,16 @@ def render(
 
     A generator: it yields at least once per frame, a preview at most twice a second, and returns the summary. Closing it, at any
     time, stops the work within a frame and leaves no file behind; so does every fault. The engine and the encoders run in their own
-    threads. ``metadata`` goes into the container; ``keep`` are files, besides the clip, that no output may replace;
-    ``wants_quality`` has every frame measured on its way (``quality``), which costs a few milliseconds each.
+    threads, the engine's in the caller's context (where GPUs are lent, it says to whom). ``metadata`` goes into the container;
+    ``keep`` are files, besides the clip, that no output may replace; ``wants_quality`` has every frame measured on its way
+    (``quality``), which costs a few milliseconds each.
 
     Raises ``UserError`` when an output cannot be written; what an engine raises, it raises.
     """
     check_outputs(request.clip, output_path, lossless, layer_alpha_path, keep)
     meter = QualityMeter(request) if wants_quality else None
     job = _Job(request, engine, output_path, lossless, layer_alpha_path, dict(metadata or {}), meter)
-    thread = threading.Thread(target=job.work, name="render", daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(job.work,), name="render", daemon=True)
     thread.start()
     try:
         while (report := job.reports.get()) is not None:
@@ -92,7 +94,8 @@ def render(
 
 
 def preview_frame(request: InsertionRequest, engine: Engine, frame_index: int, limit_s: float = PREVIEW_LIMIT_S) -> Frame:
-    """One frame of the result, as a render of the whole range would make it.
+    """One frame of the result, as a render of the whole range would make it, unless the engine generates frames together: such a
+    one makes it alone, and so otherwise.
 
     Raises ``UserError`` when the memory cannot hold it or the engine takes longer than ``limit_s`` (it notices whenever it tells
     its progress), ``ValueError`` outside the request's range.

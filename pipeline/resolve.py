@@ -19,6 +19,7 @@ import numpy as np
 
 from . import background, masks
 from .cache import ArtifactCache, content_key
+from .cuts import find_cuts, name_unmarked_shots, shots_without
 from .engines import Engine, Report
 from .errors import UserError
 from .media import FrameStore
@@ -104,7 +105,7 @@ def resolve_masks(
             if pending is None or (pending.target is None and not pending.holdouts):
                 layers.append(layer)
                 continue
-            maker = _MaskMaker(request, layer, tracks, frames, report, warn)
+            maker = _MaskMaker(request, layer, tracks, frames, artifacts, report, warn)
             target = layer.target if pending.target is None else maker.make(pending.target, "its target", is_target=True)
             made = tuple(maker.make(each, "what stays in front of it", is_target=False) for each in pending.holdouts)
             rest = None if pending.follow is None else replace(pending, target=None, holdouts=())
@@ -116,16 +117,23 @@ class _MaskMaker:
     """Makes the masks of one layer."""
 
     def __init__(
-        self, request: InsertionRequest, layer: Layer, tracks: MaskTracks, frames: FrameStore, report: Report, warn: Warn
+        self,
+        request: InsertionRequest,
+        layer: Layer,
+        tracks: MaskTracks,
+        frames: FrameStore,
+        artifacts: ArtifactCache | None,
+        report: Report,
+        warn: Warn,
     ) -> None:
         self._request, self._layer, self._tracks, self._frames = request, layer, tracks, frames
-        self._report, self._warn = report, warn
+        self._artifacts, self._report, self._warn = artifacts, report, warn
 
     def make(self, wanted: MaskPrompts, what: str, is_target: bool) -> MaskTrack:
         clip, (start, stop) = self._request.clip, self._request.frame_range
         first, last = _needed_frames(self._request, self._layer, wanted, is_target)
         runs: list[Array | None] = [None] * clip.num_frames
-        unsure = []
+        unsure: list[int] = []
         with closing(self._tracks.track(self._frames, wanted.prompts, first, last)) as found:
             for step, (frame_index, tracked) in enumerate(found, start=1):
                 self._report(Progress(f"finding {what}", step, last - first))
@@ -137,8 +145,14 @@ class _MaskMaker:
                 runs[frame_index] = edit
         runs = [None if each is None else _grown(each, clip.hw, wanted.grow_px) for each in runs]
         self._check_found(wanted, what, runs)
-        if unsure:
-            self._warn(f"Layer {self._layer.name!r}: the mask of {what} is uncertain {named_frames(unsure)}; have a look there.")
+        gone = [frame_index for frame_index in unsure if runs[frame_index] is None]
+        seen = [frame_index for frame_index in unsure if runs[frame_index] is not None]
+        if gone:
+            self._warn(f"Layer {self._layer.name!r}: nothing of {what} is found {named_frames(gone)}; have a look there.")
+        if seen:
+            self._warn(f"Layer {self._layer.name!r}: the mask of {what} is uncertain {named_frames(seen)}; have a look there.")
+        for note in name_unmarked_shots(self._frames, {*wanted.prompts, *wanted.edits}, start, stop, self._artifacts):
+            self._warn(f"Layer {self._layer.name!r}, {what}: {note}")
         return MaskTrack(clip.hw, tuple(runs), wanted.feather_px)
 
     def _check_found(self, wanted: MaskPrompts, what: str, runs: list[Array | None]) -> None:
@@ -224,9 +238,27 @@ def _follow(
     start, stop = request.frame_range
     surface = follow_surface(frames, follow, start, stop, None, artifacts, report)  # as the page tracks it, to the last digit
     lost = [frame for frame in range(start, stop) if not surface.is_tracked[frame]]
+    for cut, is_after in _cuts_before(lost, follow.key_frame, frames, artifacts, request.frame_range):
+        lost = [frame for frame in lost if (frame < cut) == is_after]
+        warn(
+            f"Layer {layer.name!r}: the clip cuts to another shot at frame {cut}, and the surface that it follows is not in both; "
+            f"give the frames {'from there on' if is_after else 'before that'} a layer of their own, with a key frame among them."
+        )
     if lost:
         warn(f"Layer {layer.name!r}: the surface that it follows is lost {named_frames(lost)}; it stays where it was there.")
     return replace(layer, surface=surface, pending=None)
+
+
+def _cuts_before(
+    lost: list[int], key_frame: int, frames: FrameStore, artifacts: ArtifactCache | None, span: Span
+) -> list[tuple[int, bool]]:
+    """The cuts nearest to the key frame, on either side, beyond which a surface is lost, and whether that is after the cut."""
+    if not lost:
+        return []
+    cuts = find_cuts(frames, min(span[0], key_frame), max(span[1], key_frame + 1), artifacts)
+    beside = shots_without([key_frame], cuts, min(lost), max(lost) + 1)
+    nearest = {is_after: cut for cut, is_after in sorted(beside, key=lambda each: -abs(each[0] - key_frame))}
+    return [(cut, is_after) for is_after, cut in nearest.items() if any((frame >= cut) == is_after for frame in lost)]
 
 
 def follow_surface(

@@ -42,6 +42,8 @@ class Runtime:
 def choose_runtime(device: str = "auto", precision: Precision | None = None) -> Runtime:
     """``auto`` takes a CUDA device if there is one, then Apple's, then the CPU; precision: bfloat16 on CUDA devices that have it,
     float16 on other accelerators, float32 on the CPU, unless given. Raises ``UserError`` for a device that is not there."""
+    if device == "cpu":
+        return Runtime(device, precision or "float32")  # which needs no look, and so no torch
     import torch
 
     if device == "auto":

@@ -589,14 +589,14 @@ class _SurfaceWalk:
         picture = self._pictures.read(frame_index)
         chain = self._chain(picture) if self._is_tracked else None
         if chain is not None:
-            self._matrix = _normal(chain @ self._matrix)
+            self._matrix = geometry.normal_map(chain @ self._matrix)
         elif self._outline is not None:
-            self._matrix = _normal(self._camera(picture) @ self._matrix)
+            self._matrix = geometry.normal_map(self._camera(picture) @ self._matrix)
         was_found, self._is_tracked = chain is not None, chain is not None
         matches = [_match_anchor(anchor, picture, self._matrix) for anchor in self._suitable(picture)]
         correction = self._correct(matches, was_found)
         if correction is not None:
-            self._matrix, self._is_tracked = _normal(correction @ self._matrix), True
+            self._matrix, self._is_tracked = geometry.normal_map(correction @ self._matrix), True
         self._last = picture
         if self._is_tracked:
             self._seeds = self._new_seeds(matches, correction)
@@ -718,10 +718,6 @@ def _agrees(matches: _Matches, correction: Array) -> Array:
     """Which of the features sought were found where the correction says, bool[N]."""
     error = np.linalg.norm(geometry.apply_map(correction, matches.predicted) - matches.found, axis=1)
     return matches.is_found & (error < INLIER_PX)
-
-
-def _normal(matrix: Array) -> Array:
-    return matrix / matrix[2, 2]
 
 
 def _match_anchor(anchor: _Anchor, picture: _Picture, predicted: Array) -> _Matches:

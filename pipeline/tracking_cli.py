@@ -7,11 +7,11 @@ import contextlib
 import csv
 import os
 import secrets
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .console import say, show_progress
 from .errors import UserError
 from .types import Clip, Progress
 
@@ -45,7 +45,6 @@ def add_commands(subparsers: Any) -> None:
 
 
 def _track(options: argparse.Namespace) -> None:
-    from .cli import show_progress
     from .media import FrameStore, check_complete, probe_clip
     from .render import check_replaceable
 
@@ -63,8 +62,8 @@ def _track(options: argparse.Namespace) -> None:
     unseen = [index for index, seen in enumerate(tracks.is_visible) if not seen.all()]
     for index in unseen:
         count = int((~tracks.is_visible[index]).sum())
-        sys.stderr.write(f"note: point {index} is out of sight in {count} of {clip.num_frames} frames.\n")
-    sys.stderr.write(f"{options.output.name}: {len(options.point)} points, {clip.num_frames} frames\n")
+        say(f"note: point {index} is out of sight in {count} of {clip.num_frames} frames.")
+    say(f"{options.output.name}: {len(options.point)} points, {clip.num_frames} frames")
 
 
 def _follow(frames: FrameStore, frame_index: int, points: list[Point]) -> Generator[Progress, None, PointTracks]:

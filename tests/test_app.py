@@ -19,6 +19,8 @@ from PIL import Image
 
 import app
 from pipeline.media import probe_clip
+from pipeline.model_cache import ModelCaches
+from pipeline.segmentation.options import SegmenterOptions
 from tests.serving import ROOT, serving
 from tests.tiny import make_clip
 
@@ -94,6 +96,14 @@ def test_flags_are_read():
     assert (got.device, got.checkpoints, here_by_default()) == ("cuda:1", Path("/models"), ("auto", ROOT / "checkpoints"))
 
 
+def test_the_segmenter_is_chosen_by_the_same_flags_as_on_the_command_line():
+    flags = ["--segmenter", "sam2", "--segmenter-model", "sam2.1-hiera-tiny", "--segmenter-size", "512", "--checkpoints", "/models"]
+    chosen = SegmenterOptions("sam2", "sam2.1-hiera-tiny", 512, "cpu", Path("/models"))
+    assert app.parse_arguments([*flags, "--device", "cpu"], {}).segmenter == chosen, "runs where the engine does"
+    assert app.parse_arguments([*flags, "--device", "cuda:1", "--segmenter-device", "cpu"], {}).segmenter == chosen
+    assert app.parse_arguments([], {}).segmenter == SegmenterOptions(checkpoints=ROOT / "checkpoints")
+
+
 def here_by_default():
     settings = app.parse_arguments([], {})
     return settings.device, settings.checkpoints
@@ -112,8 +122,8 @@ def test_engines_are_built_when_they_are_used(tmp_path):
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "[]"
     settings = app.parse_arguments(["--checkpoints", str(tmp_path), "--device", "cpu"], {})
-    engines = app.build_engines(settings, ArtifactCache(tmp_path / "cache"), {})
-    request = SimpleNamespace(sampling=SamplingConfig(name="videoanydoor"))
+    engines = app.build_engines(settings, ArtifactCache(tmp_path / "cache"), ModelCaches(), {})
+    request = SimpleNamespace(sampling=SamplingConfig(name="videoanydoor"), num_frames=1, layers=())
     with pytest.raises(UserError, match="make one with 'python -m pipeline videoanydoor init"):
         list(engines.run(request, None, None))
 
@@ -126,24 +136,27 @@ def test_where_gpus_are_lent_the_engine_is_built_before_the_server_starts(tmp_pa
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU="the decorator", __spec__=ModuleSpec("spaces", None)))
     monkeypatch.setattr(zero_gpu, "build_engine", lambda *arguments: built.append(arguments) or "lent")
     settings, artifacts = app.parse_arguments(["--checkpoints", str(tmp_path)], {}), ArtifactCache(tmp_path / "cache")
-    assert app.build_engines(settings, artifacts, {"SPACES_ZERO_GPU": "true"}).find("videoanydoor") == "lent"
+    lent = {"SPACES_ZERO_GPU": "true"}
+    assert app.build_engines(settings, artifacts, ModelCaches(), lent).find("videoanydoor") == "lent"
     assert built == [(tmp_path, artifacts, "the decorator")]
-    app.build_engines(settings, artifacts, {})
+    app.build_engines(settings, artifacts, ModelCaches(), {})
     assert len(built) == 1
+    assert app.parse_arguments([], lent).segmenter.device == "cpu", "there is no GPU outside the engine's calls"
+    assert app.parse_arguments(["--segmenter-device", "cuda"], lent).segmenter.device == "cuda"
 
 
 def test_compiling_is_asked_of_the_engine_and_ignored_where_gpus_are_lent(tmp_path, monkeypatch, caplog):
     from pipeline import videoanydoor
     from pipeline.videoanydoor import zero_gpu
 
-    asked = []
+    asked, models = [], ModelCaches()
     monkeypatch.setattr(videoanydoor, "build_engine", lambda *arguments: asked.append(arguments) or "own")
     for flags in ([], ["--compile"]):
-        app.build_engines(app.parse_arguments(flags, {}), None, {}).find("videoanydoor")
-    assert [arguments[3] for arguments in asked] == [False, True] and not caplog.records
+        app.build_engines(app.parse_arguments(flags, {}), None, models, {}).find("videoanydoor")
+    assert [arguments[3:] for arguments in asked] == [(False, models), (True, models)] and not caplog.records
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU="the decorator", __spec__=ModuleSpec("spaces", None)))
     monkeypatch.setattr(zero_gpu, "build_engine", lambda checkpoints, artifacts, decorate: "lent")
-    engines = app.build_engines(app.parse_arguments(["--compile"], {}), None, {"SPACES_ZERO_GPU": "1"})
+    engines = app.build_engines(app.parse_arguments(["--compile"], {}), None, models, {"SPACES_ZERO_GPU": "1"})
     assert engines.find("videoanydoor") == "lent" and "--compile is ignored" in caplog.text
 
 
@@ -173,6 +186,7 @@ def test_render_through_the_client(client, material, document):
     clip = probe_clip(Path(video))
     assert (clip.num_frames, clip.hw, len(clip.audio_streams)) == (NUM_FRAMES, (48, 80), 1)
     assert report["frames"] == NUM_FRAMES and report["engine"] == "composite" and report["warnings"] == []
+    assert len(report["quality"]["frames"]) == NUM_FRAMES and min(report["quality"]["box_adherence"]) > 0.9
 
 
 def test_preview_through_the_client(client, material, document):

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..console import say
 from ..engines import Engine
 from ..errors import UserError
 
-BuildEngine = Callable[[str, Path | None, bool], Engine]
+BuildEngine = Callable[..., Engine]
 
 
 def add_commands(subparsers: Any, builders: Mapping[str, BuildEngine]) -> None:
@@ -38,11 +39,6 @@ def add_commands(subparsers: Any, builders: Mapping[str, BuildEngine]) -> None:
     )
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 def _evaluate(options: argparse.Namespace, builders: Mapping[str, BuildEngine]) -> None:
     if options.votes:
         _count_votes(options)
@@ -57,7 +53,7 @@ def _evaluate(options: argparse.Namespace, builders: Mapping[str, BuildEngine]) 
         raise UserError("VideoAnydoor needs a checkpoint; name its folder with --checkpoint.")
     from ..masks import find_masked_videos
 
-    find_masked_videos(options.folder)  # said before anything heavy is loaded
+    pairs = find_masked_videos(options.folder)  # before anything heavy is loaded
     from ..types import SamplingConfig
     from .encoders import open_encoders
     from .evaluate import evaluate
@@ -82,18 +78,18 @@ def _evaluate(options: argparse.Namespace, builders: Mapping[str, BuildEngine]) 
     }
     encoders, missing = open_encoders(options.encoders)
     results = evaluate(
-        options.folder,
+        pairs,
         engines,
         samplings,
         options.output,
         num_frames=options.frames,
         encoders=encoders,
         notes=[*(f"{each.name}-Score by {each.backbone}." for each in encoders), *missing],
-        tell=_say,
+        tell=say,
     )
     sys.stdout.write(to_markdown(results))
     for sentence in missing:
-        _say(f"note: {sentence}")
+        say(f"note: {sentence}")
 
 
 def _count_votes(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..engines import Engine, Report, ignore_progress
 from ..errors import UserError
-from ..masks import MaskedVideo, find_masked_videos, read_mask_track
+from ..masks import MaskedVideo, read_mask_track
 from ..media import probe_clip
 from ..types import Array, SamplingConfig
 from .encoders import Encoder
@@ -29,7 +29,7 @@ VIDEO_SIDE_PX = 640
 
 
 def evaluate(
-    folder: Path,
+    pairs: list[MaskedVideo],
     engines: dict[str, Engine],
     samplings: dict[str, SamplingConfig],
     output: Path | None = None,
@@ -40,7 +40,7 @@ def evaluate(
     tell: Callable[[str], None] = log.info,
     report: Report = ignore_progress,
 ) -> list[Result]:
-    """Score every engine on every masked clip of ``folder``; with an ``output`` folder also write table, page and videos.
+    """Score every engine on every masked clip of ``pairs``; with an ``output`` folder also write table, page and videos.
 
     A clip that cannot be used is told and left out. Started as several processes (``torchrun``), each takes its share and the first
     writes. Raises ``UserError`` when nothing can be scored.
@@ -48,7 +48,7 @@ def evaluate(
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    for pair in _own_share(find_masked_videos(folder)):
+    for pair in _own_share(pairs):
         try:
             case = read_case(pair, num_frames, report)
         except (UserError, ValueError) as error:
@@ -59,7 +59,7 @@ def evaluate(
             results.append(_score(case, name, engine, samplings[name], output, encoders, report))
     results = _gathered(results)
     if not results:
-        raise UserError(f"No clip of {folder.name!r} could be scored; see what was said about each.")
+        raise UserError("No clip could be scored; see what was said about each.")
     if output is not None and _is_first():
         (output / "table.md").write_text(to_markdown(results, notes), encoding="utf-8")
         document = json.dumps(to_document(results, notes), ensure_ascii=False, indent=1, allow_nan=False)

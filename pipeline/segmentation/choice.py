@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from . import Segmenter
+from .options import NAMES, SegmenterOptions
 from .weights import FETCH_COMMAND, SAM2_MODELS, fetch_weights, find_weights, own_size
 
 if TYPE_CHECKING:
-    from ..model_cache import ModelCache
-
-NAMES = ("auto", "sam2", "fallback")
-"""What a project file may call its segmenter."""
+    from ..model_cache import ModelCaches
 
 NEEDED = ("torch", "transformers", "safetensors")
 """What SAM 2.1 needs beside the base requirements."""
@@ -24,29 +22,20 @@ NEEDED = ("torch", "transformers", "safetensors")
 class SegmenterByName:
     """Hands out segmenters by the project file's names, each built at its first use and kept. Thread-safe.
 
-    ``checkpoints`` is the folder that ``fetch-models`` fills. ``model`` names the weights to use, one of ``weights.SAM2_MODELS``
-    or a local folder; without it the largest that is there is taken. ``input_size`` is the side, in pixels, of the square that
-    SAM 2.1 looks at: smaller is faster and coarser, None is the model's own (1024). ``device`` as torch names it, or ``auto``.
+    ``models`` keeps SAM 2.1 beside what else runs on its device; without it, it has the device to itself.
     """
 
-    def __init__(
-        self,
-        device: str = "auto",
-        checkpoints: Path | None = None,
-        model: str | Path | None = None,
-        input_size: int | None = None,
-        models: ModelCache | None = None,
-    ) -> None:
-        self._device, self._checkpoints, self._model = device, checkpoints, model
-        self._input_size, self._models = input_size, models
+    def __init__(self, options: SegmenterOptions, models: ModelCaches | None = None) -> None:
+        self._options, self._models = options, models
         self._built: dict[str, Segmenter] = {}
         self._guard = threading.Lock()
 
     def find(self, name: str = "auto") -> Segmenter:
         """The segmenter ``auto``, ``sam2`` or ``fallback``.
 
-        ``auto`` is SAM 2.1 if its weights and libraries are there, and never downloads. ``sam2`` fetches its weights only if
-        ``model`` named published ones. Raises ``UserError`` in one sentence when there is no such segmenter, or SAM 2.1 cannot be.
+        ``auto`` is what the options say; if that is ``auto`` too, SAM 2.1 if its weights and libraries are there, and nothing is
+        downloaded. ``sam2`` fetches its weights only if the options name published ones. Raises ``UserError`` in one sentence when
+        there is no such segmenter, or SAM 2.1 cannot be.
         """
         if name not in NAMES:
             raise UserError(f"There is no segmenter {name!r}; use {' or '.join(NAMES)}.")
@@ -58,43 +47,49 @@ class SegmenterByName:
 
     def resolve(self) -> str:
         """What ``auto`` stands for now: ``sam2`` or ``fallback``. Looks at the disk alone."""
+        if self._options.name != "auto":
+            return self._options.name
         return "sam2" if not _missing_libraries() and self._weights() is not None else "fallback"
 
     def describe(self) -> str:
         """One or two sentences for the page: which segmenter ``auto`` is, and how to get the better one."""
-        weights = self._weights()
-        if self.resolve() == "sam2" and weights is not None:
-            size = own_size(weights) if self._input_size is None else self._input_size
-            return f"SAM 2.1 ({_short_name(weights)}, at {size} px) finds and follows what you click."
-        if weights is not None:
-            how = f"For SAM 2.1, install {', '.join(_missing_libraries())} with 'pip install -r requirements.txt'."
-        else:
-            how = f"For SAM 2.1, which is better, run '{FETCH_COMMAND}' once."
-        return f"The built-in segmenter, which needs no download, finds and follows what you click. {how}"
+        weights, missing = self._weights(), _missing_libraries()
+        if self.resolve() == "fallback":
+            built_in = "The built-in segmenter, which needs no download, finds and follows what you click."
+            return built_in if self._options.name == "fallback" else f"{built_in} For SAM 2.1, which is better, {_remedy(missing)}."
+        if missing or weights is None:
+            return f"SAM 2.1 is to find what you click, but it is not here yet; {_remedy(missing)}."
+        size = self._options.input_size or own_size(weights)
+        return f"SAM 2.1 ({_short_name(weights)}, at {size} px) finds and follows what you click."
 
     def _weights(self) -> Path | None:
-        return find_weights(self._model, self._checkpoints)
+        return find_weights(self._options.model, self._options.checkpoints)
 
     def _build_sam2(self) -> Segmenter:
         missing = _missing_libraries()
         if missing:
             raise UserError(f"SAM 2.1 needs {', '.join(missing)}; install them with 'pip install -r requirements.txt'.")
-        weights = self._weights()
-        if weights is None and self._checkpoints is not None and _short_name(self._model) in SAM2_MODELS:
-            weights = fetch_weights(_short_name(self._model), self._checkpoints)
+        options, weights = self._options, self._weights()
+        if weights is None and options.checkpoints is not None and _short_name(options.model) in SAM2_MODELS:
+            weights = fetch_weights(_short_name(options.model), options.checkpoints)
         if weights is None:
             raise UserError(
                 f"SAM 2.1 has no weights here; run '{FETCH_COMMAND}' where there is a network, or use the fallback segmenter."
             )
         from .sam2 import build_segmenter
 
-        return build_segmenter(weights, self._device, self._input_size, self._models)
+        return build_segmenter(weights, options.device, options.input_size, self._models)
 
 
 def _build_fallback() -> Segmenter:
     from .fallback import FallbackSegmenter
 
     return FallbackSegmenter()
+
+
+def _remedy(missing: list[str]) -> str:
+    """How to get SAM 2.1 to work."""
+    return f"install {', '.join(missing)} with 'pip install -r requirements.txt'" if missing else f"run '{FETCH_COMMAND}' once"
 
 
 def _missing_libraries() -> list[str]:

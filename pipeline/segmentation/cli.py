@@ -14,10 +14,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..console import say, show_progress
 from ..errors import UserError
 from ..types import Array, Click, Clip, Progress, Prompt
 from ..videoanydoor.folders import DEFAULT_FOLDER
-from .choice import NAMES
+from .options import add_segmenter_options, read_segmenter_options
 from .weights import SAM2_MODELS, fetch_weights
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from .tracks import MaskTracks, TrackedMask
 
 DIRECTIONS = ("forward", "backward", "both")
-
-NAMED_RANGES = 4
-"""How many stretches of uncertain frames a warning names."""
 
 
 def add_commands(subparsers: Any) -> None:
@@ -59,17 +57,9 @@ def add_commands(subparsers: Any) -> None:
         required=True,
         help="a video, .mkv (exact) or .mp4; a picture, .png; or a folder for one PNG a frame",
     )
-    command.add_argument("--segmenter", choices=NAMES, default="auto", help="SAM 2.1, the built-in one, or the best there is")
-    command.add_argument("--model", metavar="MODEL", help=f"SAM 2.1's weights: {', '.join(SAM2_MODELS)}, or a folder")
-    command.add_argument(
-        "--input-size",
-        type=int,
-        metavar="PX",
-        help="what SAM 2.1 sees, a multiple of 32 (default 1024); 512 is faster, and coarser",
-    )
     command.add_argument("--checkpoints", metavar="DIR", type=Path, default=DEFAULT_FOLDER, help="where fetched models lie")
-    command.add_argument("--device", default="auto", metavar="DEVICE", help="where SAM 2.1 runs: auto (default), cpu or cuda")
     command.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
+    add_segmenter_options(command)
 
     sizes = "; ".join(f"{name}: {each.num_bytes / 1e6:.0f} MB, {each.remark}" for name, each in SAM2_MODELS.items())
     fetch = subparsers.add_parser(
@@ -86,9 +76,9 @@ def _fetch_models(options: argparse.Namespace) -> None:
     if unknown:
         raise UserError(f"There is no model {unknown[0]!r} to fetch; choose one of {', '.join(SAM2_MODELS)}.")
     for name in names:
-        _say(f"fetching {name}, {SAM2_MODELS[name].num_bytes / 1e6:.0f} MB …")
+        say(f"fetching {name}, {SAM2_MODELS[name].num_bytes / 1e6:.0f} MB …")
         folder = fetch_weights(name, options.checkpoints)
-        _say(f"{folder.parent.name}/{folder.name}: ready")
+        say(f"{folder.parent.name}/{folder.name}: ready")
 
 
 # -- segment ----------------------------------------------------------------------------------------------------------------------
@@ -96,7 +86,7 @@ def _fetch_models(options: argparse.Namespace) -> None:
 
 def _segment(options: argparse.Namespace) -> None:
     from ..cache import ArtifactCache
-    from ..cli import cache_folder, show_progress
+    from ..cli import cache_folder
     from ..media import FrameStore, check_complete, probe_clip
     from .choice import SegmenterByName
     from .tracks import MaskTracks, check_prompts
@@ -109,10 +99,10 @@ def _segment(options: argparse.Namespace) -> None:
     prompt = _build_prompt(options.click, options.box, clip)
     check_prompts(clip, {options.frame: prompt})
     _check_output(options.output, options.propagate is not None, options.clip)
-    choice = SegmenterByName(options.device, options.checkpoints, options.model, options.input_size)
-    segmenter = choice.find(options.segmenter)
-    if options.segmenter == "auto":
-        _say(choice.describe())
+    choice = SegmenterByName(read_segmenter_options(options, options.checkpoints))
+    segmenter = choice.find()
+    if options.segmenter in (None, "auto"):
+        say(choice.describe())
 
     tracks = MaskTracks(segmenter, ArtifactCache(cache_folder()))
     with contextlib.closing(FrameStore(clip)) as frames:
@@ -152,18 +142,12 @@ def _build_prompt(clicks: Sequence[tuple[float, float, bool]], box: tuple[float,
 
 
 def _report(options: argparse.Namespace, segmenter: Segmenter, masks: Mapping[int, TrackedMask], seconds: float) -> None:
-    from . import LOW_CONFIDENCE
+    from .tracks import list_doubts
 
-    warnings = []
-    unsure = [index for index, mask in masks.items() if mask.confidence < LOW_CONFIDENCE]
-    if unsure:
-        warnings.append(f"The segmenter is not sure of {len(unsure)} of {len(masks)} frames: {_list_ranges(unsure)}; look there.")
-    unseen = [index for index, mask in masks.items() if mask.runs is None]
-    if unseen:
-        warnings.append(f"Nothing of it is seen in {len(unseen)} of {len(masks)} frames: {_list_ranges(unseen)}.")
+    warnings = list_doubts(masks)
     for warning in warnings:
-        _say(f"note: {warning}")
-    _say(f"{options.output.name}: {len(masks)} {'frame' if len(masks) == 1 else 'frames'} in {seconds:.1f} s")
+        say(f"note: {warning}")
+    say(f"{options.output.name}: {len(masks)} {'frame' if len(masks) == 1 else 'frames'} in {seconds:.1f} s")
     if options.json:
         document = {
             "output": str(options.output),
@@ -174,18 +158,6 @@ def _report(options: argparse.Namespace, segmenter: Segmenter, masks: Mapping[in
         }
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
-
-
-def _list_ranges(indices: Sequence[int]) -> str:
-    """``3-7, 9`` and so on."""
-    ranges: list[list[int]] = []
-    for index in indices:
-        if ranges and index == ranges[-1][1] + 1:
-            ranges[-1][1] = index
-        else:
-            ranges.append([index, index])
-    texts = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:NAMED_RANGES]]
-    return ", ".join(texts) + (" and more" if len(ranges) > NAMED_RANGES else "")
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------------
@@ -299,8 +271,3 @@ def _numbers(text: str) -> list[float] | None:
     except ValueError:
         return None
     return values if all(0 <= value <= 1 for value in values) else None
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

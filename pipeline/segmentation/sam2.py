@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,8 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError
 from ..media import file_sha256
-from ..model_cache import ModelCache
-from ..runtime import Runtime, choose_runtime, free_memory_bytes, release_memory
+from ..model_cache import ModelCache, ModelCaches, NoRoom
+from ..runtime import Runtime, choose_runtime, release_memory
 from ..types import Array, Clip, Prompt
 from . import Segmentation
 from .embeddings import EmbeddingStore, Features, FrameKey
@@ -45,24 +45,23 @@ SIZE_STEP, MIN_SIZE, MAX_SIZE = 32, 64, 2048
 PEAK_BYTES_PER_PIXEL = 1500
 """Memory that encoding one frame takes beside the weights, for each pixel of the input: 1.5 GB at 1024 px."""
 
-RESERVE = 0.9
-"""Of the free memory, what models may take."""
+PATIENCE_S = 20.0
+"""How long a click or a track waits until models at work leave room for this one."""
 
 SAME_MATRIX = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
 """One matrix under two names; a file may hold either."""
 
 
-def build_segmenter(weights: Path, device: str, input_size: int | None = None, models: ModelCache | None = None) -> Sam2Segmenter:
+def build_segmenter(weights: Path, device: str, input_size: int | None = None, models: ModelCaches | None = None) -> Sam2Segmenter:
     """SAM 2.1 from the local folder ``weights`` on ``device`` (``auto`` or torch's name); the network is loaded at its first use.
 
-    ``input_size``: see ``Sam2Segmenter``. Raises ``UserError`` when the device is not there or the size or folder will not do.
+    ``input_size``: see ``Sam2Segmenter``. ``models`` keeps the network beside what else runs there. Raises ``UserError`` when the
+    device is not there or the size or folder will not do.
     """
     if not is_model(weights):
         raise UserError(f"{weights.name!r} holds no SAM 2.1 weights; it needs {CONFIG_NAME} and {WEIGHTS_NAME}.")
     runtime = choose_runtime(device)
-    if models is None:
-        models = ModelCache(int(free_memory_bytes(runtime) * RESERVE), on_drop=lambda: release_memory(runtime))
-    return Sam2Segmenter(weights, runtime, models, input_size)
+    return Sam2Segmenter(weights, runtime, (models or ModelCaches()).find(runtime), input_size)
 
 
 class Sam2Segmenter:
@@ -157,14 +156,27 @@ class Sam2Segmenter:
         """The network, for this thread alone, and the features of a frame on its device. Decodes outside the lease."""
         key: FrameKey = (frames.clip.sha256, frame_index)
         image = frames.frame(frame_index).image if self._embeddings.find(key) is None else None
-        with self._models.lease(self.key, self._load, self._num_bytes, self._peak_bytes) as model, torch.inference_mode():
-            loaded = cast("_Loaded", model)
+        with self._leased() as loaded, torch.inference_mode():
             features = self._embeddings.find(key)
             if features is None:
                 image = frames.frame(frame_index).image if image is None else image
                 features = tuple(each.to("cpu") for each in loaded.encode(image))
                 self._embeddings.keep(key, features)
             yield loaded, tuple(each.to(loaded.runtime.torch_device()) for each in features)
+
+    @contextmanager
+    def _leased(self) -> Iterator[_Loaded]:
+        """The network, as soon as what else is at work on its device leaves room for it."""
+        with ExitStack() as stack:
+            try:
+                lease = self._models.lease(self.key, self._load, self._num_bytes, self._peak_bytes, PATIENCE_S)
+                model = stack.enter_context(lease)
+            except NoRoom:
+                raise UserError(
+                    "What is being rendered leaves no memory for SAM 2.1 now; try again when that is done, or use the fallback "
+                    "segmenter."
+                ) from None
+            yield cast("_Loaded", model)
 
     def _load(self) -> _Loaded:
         return _Loaded(load_model(self._weights, self.input_size, self._runtime.torch_device()), self._runtime)

@@ -21,13 +21,21 @@ from ..cache import ArtifactCache, KeyPart, content_key
 from ..errors import UserError
 from ..masks import encode_rle
 from ..types import Array, Clip, Prompt
-from . import Segmentation, Segmenter
+from . import LOW_CONFIDENCE, Segmentation, Segmenter
 
 if TYPE_CHECKING:
     from ..media import FrameStore
 
 CHUNK_FRAMES = 32
 """Frames whose masks share one entry of the cache."""
+
+NAMED_RANGES = 4
+"""How many stretches of frames a sentence names."""
+
+NO_MEMORY = (
+    "There was not enough memory to go on; close other programs or take a shorter range, and the same again goes on from where it "
+    "stopped."
+)
 
 _KEY = "mask track 1"
 
@@ -50,6 +58,40 @@ def prompt_neighbours(prompt_frames: Iterable[int], frame_index: int) -> tuple[i
     ordered = sorted(prompt_frames)
     before, after = bisect_right(ordered, frame_index), bisect_left(ordered, frame_index)
     return (ordered[before - 1] if before else None), (ordered[after] if after < len(ordered) else None)
+
+
+def list_doubts(masks: Mapping[int, TrackedMask]) -> list[str]:
+    """What a person should know about a track, a sentence each: frames where nothing is found, and frames to look at."""
+    unseen = [index for index in sorted(masks) if masks[index].runs is None]
+    unsure = [index for index in sorted(masks) if masks[index].runs is not None and masks[index].confidence < LOW_CONFIDENCE]
+    doubts = []
+    if unseen:
+        doubts.append(
+            f"Nothing of it is found in {_some_of(unseen, masks)}: it is hidden or out of the picture there, or the clip cuts to "
+            "something else; where it comes back, click on it."
+        )
+    if unsure:
+        doubts.append(
+            f"The segmenter is not sure of {_some_of(unsure, masks)}; look there, click on the thing again where its mask is "
+            "wrong, and track again."
+        )
+    return doubts
+
+
+def _some_of(indices: list[int], masks: Mapping[int, TrackedMask]) -> str:
+    """``3 of 9 frames (4-6)``."""
+    if len(masks) == 1:
+        return f"frame {indices[0]}"
+    if len(indices) == len(masks):
+        return f"any of the {len(masks)} frames"
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    named = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges[:NAMED_RANGES])
+    return f"{len(indices)} of {len(masks)} frames ({named}{' and more' if len(ranges) > NAMED_RANGES else ''})"
 
 
 def check_prompts(clip: Clip, prompts: Mapping[int, Prompt]) -> None:
@@ -136,7 +178,8 @@ class MaskTracks:
         from each prompt.
 
         Close it to stop: what was made by then is kept, as it is when the segmenter fails. Frames between a prompt and the range
-        are made and kept too, and not yielded. Raises ``UserError`` at the call for a prompt that the clip does not have.
+        are made and kept too, and not yielded. Raises ``UserError`` at the call for a prompt that the clip does not have, and when
+        memory runs out on the way.
         """
         check_prompts(frames.clip, prompts)
         _check_range(frames.clip, start, stop)
@@ -178,6 +221,8 @@ class MaskTracks:
                     made[frame_index] = _encode(segmentation, frames.clip)
                     if frame_index in is_missing:
                         yield frame_index, made[frame_index]
+            except MemoryError:
+                raise UserError(NO_MEMORY) from None
             finally:
                 self._store(frames.clip, prompts, each.gap, chunk, made)
 

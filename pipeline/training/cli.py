@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
+
+from ..console import say
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -40,11 +41,6 @@ def add_commands(subparsers: Any) -> None:
     prepare.add_argument("--preview", metavar="OUT.png", type=Path, help="a contact sheet: truth, mask, trajectory maps, content")
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 def _train(options: argparse.Namespace) -> None:
     from ..videoanydoor import check_installed
 
@@ -55,8 +51,8 @@ def _train(options: argparse.Namespace) -> None:
     given = {"seed": options.seed, "steps": options.steps}
     config = read_config(options.config, {key: value for key, value in given.items() if value is not None})
     root = options.data or options.config.absolute().parent
-    summary = train(config, root, options.output, device=options.device, max_seconds=options.seconds, tell=_say)
-    _say(
+    summary = train(config, root, options.output, device=options.device, max_seconds=options.seconds, tell=say)
+    say(
         f"{options.output.name}/{CHECKPOINT}: step {summary.step}, loss {summary.loss:.4f}, {summary.samples} samples in "
         f"{summary.seconds:.0f} s on {summary.num_processes} process{'es' if summary.num_processes > 1 else ''}"
     )
@@ -75,6 +71,6 @@ def _prepare(options: argparse.Namespace) -> None:
     root = options.data or options.config.absolute().parent
     count = prepare(read_config(options.config), root, options.output, options.count, options.seed, options.preview)
     if options.output is not None:
-        _say(f"{options.output.name}: {count} clips")
+        say(f"{options.output.name}: {count} clips")
     if options.preview is not None:
-        _say(f"{options.preview.name}: what training sees")
+        say(f"{options.preview.name}: what training sees")

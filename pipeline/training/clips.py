@@ -20,7 +20,8 @@ from .losses import TIMESTEP_SPAN, Source
 @dataclass(frozen=True, eq=False, slots=True)
 class TrainingClip:
     """``frames`` u8[F,H,W,3] with the object in them; ``reference`` what it looks like, from elsewhere; ``boxes`` and
-    ``trajectories`` (F frames each) where it is. ``source`` says which part of the noise schedule it teaches."""
+    ``trajectories`` (F frames each) where it is. ``source`` says which part of the noise schedule it teaches. ``scene``: the same
+    frames without the object, where they are known."""
 
     key: str
     frames: Array
@@ -28,9 +29,12 @@ class TrainingClip:
     boxes: BoxSequence
     trajectories: TrajectorySet | None
     source: Source
+    scene: Array | None = None
 
     def __post_init__(self) -> None:
         lock_array(self, "frames", np.uint8, (None, None, None, 3))
+        if self.scene is not None:
+            lock_array(self, "scene", np.uint8, self.frames.shape)
         counts = {len(self.frames), len(self.boxes)} | ({self.trajectories.points_px.shape[1]} if self.trajectories else set())
         if len(counts) != 1:
             raise ValueError(f"frames, boxes and trajectories of {self.key!r} must be of one length, got {sorted(counts)}")
@@ -65,6 +69,8 @@ def encode_clip(clip: TrainingClip) -> bytes:
         "is_cut": clip.boxes.is_cut,
         "source": np.array(clip.source),
     }
+    if clip.scene is not None:
+        arrays["scene"] = clip.scene
     if points is not None:
         arrays |= {
             "names": np.array(points.names),
@@ -99,6 +105,7 @@ def decode_clip(key: str, data: bytes) -> TrainingClip:
             BoxSequence(arrays["boxes_px"], arrays["rotation_deg"], arrays["is_visible"], arrays["is_cut"]),
             points,
             str(arrays["source"]),  # type: ignore[arg-type]
+            arrays.get("scene"),
         )
     except Exception as error:
         raise ValueError(f"{key!r} is not a training clip: {error}") from error

@@ -63,12 +63,13 @@ def build_composite(
     plan = plan_composite(len(footage), footage.shape[1:3], cutout, options, rng)
     motion = LayerMotion(cutout, plan.boxes, plan.trajectories, "stretch", "center", "auto")
     pyramid = ReferencePyramid(cutout)
-    frames = np.empty_like(footage)
+    frames, scenes = np.empty_like(footage), np.empty_like(footage)
     for index, image in enumerate(footage):
         scene = image.astype(np.float32)
+        scenes[index] = relight(scene, plan.gains)
         lay_over(scene, pyramid, motion, index, plan.darkness)
         frames[index] = relight(scene, plan.gains)
-    return TrainingClip(key, frames, cutout, plan.boxes, plan.trajectories, "fine_video")
+    return TrainingClip(key, frames, cutout, plan.boxes, plan.trajectories, "fine_video", scenes)
 
 
 def lay_over(

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .. import documents as doc
 from ..documents import Node, item
 from ..errors import UserError
 from .points import PointChoice
+
+MaskShape = Literal["box", "silhouette"]
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_BASES = 8
@@ -56,7 +58,8 @@ class SourceConfig(Node):
     """Where samples come from. ``composites`` need ``footage`` and ``cutouts``, ``simulated`` needs ``cutouts`` and ``pictures``,
     ``real`` needs ``footage`` with masks beside it, of which ``per_video`` clips each are read, ``shards`` a folder of prepared
     clips in ``shards``, a ``dataset`` its ``name`` and ``footage``, the folder in which it lies as docs/training.md says. Paths
-    start at the file's folder. ``share`` is relative to the others."""
+    start at the file's folder. ``share`` is relative to the others. ``cast`` and ``exposure``: how far the light of composites and
+    simulated clips strays from the reference's, as ``composites.CompositeOptions`` says."""
 
     kind: str = item(doc.one_of("composites", "simulated", "real", "shards", "dataset"))
     name: str | None = item(doc.nullable(doc.one_of(*DATASETS)), None)
@@ -66,6 +69,8 @@ class SourceConfig(Node):
     pictures: str | None = item(doc.nullable(_path), None)
     shards: str | None = item(doc.nullable(_path), None)
     per_video: int = item(doc.integer(1, 1000), 8)
+    cast: float = item(doc.number(0, 2), 0.25)
+    exposure: float = item(doc.number(0, 2), 0.45)
 
 
 _NEEDED = {
@@ -92,15 +97,18 @@ class SamplesConfig(Node):
     no_points: float = item(_share, 0.12)
     key_points: bool = item(doc.boolean, True)
     jitter: float = item(_share, 0.0)
+    hidden: float = item(_share, 0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig(Node):
-    """``plain``, the ``box`` loss, or the paper's ``trajectory`` loss, with its lambda."""
+    """``plain``, the ``box`` loss, or the paper's ``trajectory`` loss, with its lambda. ``pure_noise``: see
+    ``losses.sample_timesteps``."""
 
     kind: str = item(doc.one_of("plain", "box", "trajectory"), "trajectory")
     scale: float = item(doc.number(0, 100), 2.0)
     adaptive_timesteps: bool = item(doc.boolean, True)
+    pure_noise: float = item(_share, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +125,9 @@ class TrainConfig(Node):
     """One run.
 
     ``scale``: of ``scales.SCALES``, started from random weights where it can be, else from ``checkpoint`` (a folder). ``content``
-    and ``warper`` false are ablations of the pixel warper. ``trains``: ``all`` parameters, or those that the ``paper`` trains;
+    and ``warper`` false are ablations of the pixel warper; ``mask_shape`` and ``residual`` (``videoanydoor/conditioning.py``) are
+    what the networks are built for where they start from random weights.
+    ``trains``: ``all`` parameters, or those that the ``paper`` trains;
     ``frozen_identity`` leaves the ID extractor's backbone out.
     ``fresh_rate_factor``: how much faster the parts learn that start from nothing (pixel warper, identity projection).
     ``batch_size`` is per process. ``parallel``: how several processes share the work.
@@ -127,6 +137,8 @@ class TrainConfig(Node):
     checkpoint: str | None = item(doc.nullable(_path), None)
     content: str | None = item(doc.nullable(doc.one_of("reference", "warped")), None)
     warper: bool = item(doc.boolean, True)
+    mask_shape: MaskShape = item(doc.one_of("box", "silhouette"), "box")
+    residual: bool = item(doc.boolean, False)
     trains: str = item(doc.one_of("all", "paper"), "all")
     frozen_identity: bool = item(doc.boolean, False)
     seed: int = item(doc.integer(0, 2**31), 0)

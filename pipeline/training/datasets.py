@@ -23,6 +23,7 @@ from ..masks import encode_rle, find_masked_videos, image_mask, parse_coco_mask,
 from ..media import FrameStore, probe_clip
 from ..types import Array, MaskTrack
 from .clips import TrainingClip
+from .composites import CompositeOptions
 from .config import TrainConfig
 from .losses import Source
 from .real import draw_clip
@@ -404,5 +405,5 @@ class DatasetSource:
 
         picture = read_image(thing.picture).rgb
         mask = image_mask(thing.mask, picture.shape[:2])
-        options = SimulatedOptions(max_points=self._config.num_points)
+        options = SimulatedOptions(scene=CompositeOptions(max_points=self._config.num_points))
         return move_picture(thing.name, picture, mask, self._config, options, rng)

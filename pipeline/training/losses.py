@@ -82,13 +82,22 @@ def _normalised(weights: torch.Tensor) -> torch.Tensor:
 
 
 def sample_timesteps(
-    sources: list[Source], num_train_timesteps: int, generator: torch.Generator, is_adaptive: bool = True
+    sources: list[Source],
+    num_train_timesteps: int,
+    generator: torch.Generator,
+    is_adaptive: bool = True,
+    pure_noise: float = 0.0,
 ) -> torch.Tensor:
     """One timestep i64[B] per sample, drawn on the CPU: with ``UNIFORM_SHARE`` from the whole schedule, else from the source's part
-    of it. Without ``is_adaptive`` always from the whole."""
+    of it. Without ``is_adaptive`` always from the whole. A share ``pure_noise`` of the samples takes the last step: what concerns
+    the whole picture (its light) shows through noise at every other, and only there must be read from the surroundings."""
     draws = torch.rand(len(sources), 2, generator=generator)
+    last_step = torch.rand(len(sources), generator=generator) < pure_noise if pure_noise else [False] * len(sources)
     steps = []
-    for source, (choice, place) in zip(sources, draws.tolist(), strict=True):
+    for source, (choice, place), is_last in zip(sources, draws.tolist(), last_step, strict=True):
+        if is_last:
+            steps.append(num_train_timesteps - 1)
+            continue
         low, high = TIMESTEP_SPAN[source] if is_adaptive and choice >= UNIFORM_SHARE else (0.0, 1.0)
         first, last = int(low * num_train_timesteps), int(high * num_train_timesteps)
         steps.append(min(first + int(place * (last - first)), last - 1))

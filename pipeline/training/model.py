@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..videoanydoor.denoiser import added_embeddings, predict_noise, stack_input
+from ..videoanydoor.denoiser import add_residual, added_embeddings, fold_covered, predict_noise, read_light, stack_input
 from ..videoanydoor.id_extractor import Identity
 from ..videoanydoor.pipeline import VideoAnydoorPipeline
 from ..videoanydoor.weights import set_trainable
@@ -39,7 +39,8 @@ class Learner(nn.Module):
         super().__init__()
         self.unet, self.controlnet = pipe.unet, pipe.controlnet
         self.pixel_warper, self.id_extractor = pipe.pixel_warper, pipe.id_extractor
-        self.has_warper = config.warper
+        self.has_warper, self.is_residual = config.warper, bool(pipe.config.is_residual)
+        self.scaling_factor = float(pipe.vae.config.scaling_factor)
         if config.trains == "paper":
             self.unet.train_as_in_paper()
             self.id_extractor.train_as_in_paper()
@@ -61,7 +62,8 @@ class Learner(nn.Module):
         without_identity: torch.Tensor,
         without_warper: torch.Tensor,
     ) -> torch.Tensor:
-        """The prediction [B,L,F,h,w] for the stacked ``sample`` [B,2L+1,F,h,w]."""
+        """The prediction [B,L,F,h,w] for the stacked ``sample`` [B,2L+1,F,h,w], whose last L channels are plain pasting where
+        its residual is predicted."""
         identity = self._identity(batch, without_identity)
         features = None
         if self.has_warper:
@@ -70,7 +72,13 @@ class Learner(nn.Module):
             moving = torch.where(gone, -torch.ones_like(batch.motion), batch.motion)  # black: no disc
             features = self.pixel_warper(still, moving)
         added = added_embeddings(self.unet, identity, batch.video.shape[-1])
-        return predict_noise(self.unet, self.controlnet, sample, timesteps, identity, features, 1.0, added)
+        predicted = predict_noise(self.unet, self.controlnet, sample, timesteps, identity, features, 1.0, added)
+        if not self.is_residual:
+            return predicted
+        pasted, mask = sample[:, -predicted.shape[1] :], batch.mask
+        light = read_light(self.pixel_warper.light, pasted, mask, self.scaling_factor)
+        covered = fold_covered(batch.content, batch.content.shape[-1] // mask.shape[-1])
+        return add_residual(pasted, predicted, light, covered, self.scaling_factor)
 
     def _identity(self, batch: Batch, dropped: torch.Tensor) -> Identity:
         """The references' identity, the null identity where it is ``dropped``."""
@@ -95,7 +103,8 @@ def draw(batch: Batch, config: TrainConfig, num_train_timesteps: int, latent_cha
     """Everything random of one step, on the CPU, from one generator."""
     count, _, num_frames, height, width = batch.mask.shape
     rates = DropoutRates(float(config.dropout.identity), float(config.dropout.warper), float(config.dropout.both))
-    timesteps = sample_timesteps(batch.sources, num_train_timesteps, generator, config.loss.adaptive_timesteps)
+    how = (config.loss.adaptive_timesteps, float(config.loss.pure_noise))
+    timesteps = sample_timesteps(batch.sources, num_train_timesteps, generator, *how)
     without_identity, without_warper = draw_dropout(count, rates, generator)
     noise = torch.randn(count, latent_channels, num_frames, height, width, generator=generator)
     return Drawn(noise, timesteps, without_identity, without_warper)

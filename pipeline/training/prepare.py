@@ -30,7 +30,7 @@ def prepare(config: TrainConfig, root: Path, output: Path | None, count: int, se
         raise UserError("--count must be at least 1.")
     scale = SCALES[config.scale]
     is_warped = (config.content or scale.content) == "warped"
-    grid = Grid(PREVIEW_GRID.size, PREVIEW_GRID.stride, PREVIEW_GRID.reference_size, is_warped)
+    grid = replace(PREVIEW_GRID, is_warped=is_warped, mask_shape=config.mask_shape, is_residual=config.residual)
     mixture = open_sources(config, root, grid, seed)
     if preview is not None:
         write_contact_sheet(preview, mixture)

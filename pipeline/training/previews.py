@@ -32,7 +32,7 @@ def to_inputs(sample: Batch) -> dict[str, Array]:
     stride = sample.video.shape[-1] // sample.mask.shape[-1]
     mask = sample.mask[0, 0].bool().numpy()
     return {
-        "frames": to_frames(sample.video.cpu()),
+        "frames": to_frames(sample.masked.cpu()),
         "masks": np.repeat(np.repeat(mask, stride, axis=1), stride, axis=2),
         "references": to_frames(sample.references.transpose(1, 2).cpu()),
         "content": to_frames(sample.content.cpu()),
@@ -55,9 +55,8 @@ def draw_sample(sample: Batch) -> Array:
     size = inputs["frames"].shape[1]
     content = np.repeat(inputs["content"], count // len(inputs["content"]), axis=0)
     reference = _resized(inputs["references"][0], size)
-    return draw_rows(
-        [inputs["frames"], to_frames(sample.masked.cpu()), inputs["motion"], content, np.repeat(reference[None], count, 0)]
-    )
+    truth = to_frames(sample.video.cpu())
+    return draw_rows([truth, inputs["frames"], inputs["motion"], content, np.repeat(reference[None], count, 0)])
 
 
 def draw_preview(path: Path, pipe: VideoAnydoorPipeline, sample: Batch) -> None:
@@ -69,7 +68,7 @@ def draw_preview(path: Path, pipe: VideoAnydoorPipeline, sample: Batch) -> None:
     content = np.repeat(inputs["content"], count // len(inputs["content"]), axis=0)
     with torch.no_grad():
         made = generate(pipe, sample)
-    Image.fromarray(draw_rows([inputs["frames"], to_frames(sample.masked.cpu()), content, made])).save(path)
+    Image.fromarray(draw_rows([to_frames(sample.video.cpu()), inputs["frames"], content, made])).save(path)
 
 
 def _resized(image: Array, size: int) -> Array:

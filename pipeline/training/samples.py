@@ -27,7 +27,8 @@ class SampleOptions:
     ``expansion``: range of the boxes' factor, one per clip (the paper: expanded, not tight). ``few_points``: how often only one to
     all of the points are drawn; ``no_points``: how often none (the paper always draws eight; a person may draw fewer).
     ``key_points``: whether the reference carries its discs ("semantic points"). ``jitter``: relative brightness and contrast of the
-    reference, against copying its light.
+    reference, against copying its light. ``hidden``: how often a pasted source hides what is behind the object though it is known,
+    as it is where something is to be replaced.
     """
 
     expansion: tuple[float, float] = (1.1, 1.5)
@@ -35,13 +36,15 @@ class SampleOptions:
     no_points: float = 0.12
     key_points: bool = True
     jitter: float = 0.0
+    hidden: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Tensors of B samples, pictures in [-1, 1], N the model's side, S the reference's, h = N / stride.
 
-    ``video`` [B,3,F,N,N] the truth, ``masked`` the same with the mask's inside at 0, ``mask`` [B,1,F,h,h] (1 = to generate),
+    ``video`` [B,3,F,N,N] the truth, ``masked`` the same with the mask's inside at 0 (or the source with the reference pasted over
+    it, where that is the base), ``mask`` [B,1,F,h,h] (1 = to generate),
     ``references`` [B,1,3,S,S], ``content`` [B,3,Fc,N,N], ``motion`` [B,3,F,N,N], ``points`` [B,K,F,2] in model pixels with
     ``is_visible`` bool[B,K,F], ``sources`` one word each.
     """
@@ -82,11 +85,17 @@ def build_sample(clip: TrainingClip, grid: Grid, options: SampleOptions, rng: np
         content = plain.content
     frames = np.stack([crop_frame(image, made.window, index) for index, image in enumerate(clip.frames)])
     video, masks = to_tensor(frames), made.masks()
+    masked = video * (1 - to_mask(masks))
+    if made.pasted is not None:
+        hides = clip.scene is None or rng.random() < options.hidden
+        below = clip.frames if clip.scene is None else clip.scene
+        source = np.stack([crop_frame(image, made.window, index) for index, image in enumerate(below)])
+        masked = to_tensor(replace(made.pasted, hides=hides).lay_over(source, masks))
     step = grid.stride
     located, is_visible = _locate(points, made.window.offsets_px, made.window.scale, clip.num_frames)
     return Batch(
         video=video,
-        masked=video * (1 - to_mask(masks)),
+        masked=masked,
         mask=to_mask(masks[:, step // 2 :: step, step // 2 :: step]),
         references=to_tensor(made.references).transpose(1, 2),
         content=to_tensor(content),

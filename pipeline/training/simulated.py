@@ -7,7 +7,7 @@ of it moves as one: such clips teach details, not articulation, and have their o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,12 +20,13 @@ from .config import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class SimulatedOptions:
-    """``travel``: shift over the clip in shares of the shorter side; ``zoom``: the smallest crop; ``both``: how often both come."""
+    """``travel``: shift over the clip in shares of the shorter side; ``zoom``: the smallest crop; ``both``: how often both come.
+    ``scene``: the light, and the objects' sizes, turns and points."""
 
     travel: float = 0.2
     zoom: float = 0.7
     both: float = 0.3
-    max_points: int = 8
+    scene: CompositeOptions = field(default_factory=CompositeOptions)
 
 
 def build_simulated(
@@ -53,7 +54,7 @@ def move_picture(
     if alpha.max() < 0.5:
         raise ValueError("its mask is empty at the size of training")
     whole = Reference(picture, np.clip(alpha, 0, 1))
-    reference = shrink_reference(whole, config.cutout_side, max(options.max_points, 1), config.points, rng)
+    reference = shrink_reference(whole, config.cutout_side, max(options.scene.max_points, 1), config.points, rng)
     box = np.array(whole.tight_box_px())
     own = np.array(reference.tight_box_px())
     anchors = np.array(list(reference.points_px.values()), np.float64).reshape(-1, 2)
@@ -61,7 +62,7 @@ def move_picture(
     still = np.zeros(2, np.bool_)
     boxes = BoxSequence(np.repeat(box[None], 2, axis=0).astype(np.float32), np.zeros(2, np.float32), ~still, still)
     points = None
-    if len(anchors) and options.max_points:
+    if len(anchors) and options.scene.max_points:
         places = np.repeat((box[:2] + (anchors - own[:2]) * ratio)[:, None], 2, axis=1).astype(np.float32)
         seen = np.ones((len(anchors), 2), np.bool_)
         points = TrajectorySet(tuple(reference.points_px), places, seen, ~seen, anchors.astype(np.float32))
@@ -71,7 +72,7 @@ def move_picture(
 
 
 def _still_options(options: SimulatedOptions) -> CompositeOptions:
-    return CompositeOptions(shift=0, growth=0, bend=0, max_points=options.max_points)
+    return replace(options.scene, shift=0, growth=0, bend=0)
 
 
 def draw_maps(
@@ -100,14 +101,17 @@ def _moved(still: TrainingClip, maps: Array, hw: tuple[int, int]) -> TrainingCli
     """The first frame of ``still``, its box and its points under every map."""
     import cv2
 
-    image = still.frames[0]
     shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from pixel centres
-    frames = [
-        cv2.warpPerspective(
-            image, np.linalg.inv(shift) @ matrix @ shift, (hw[1], hw[0]), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-        )
-        for matrix in maps
-    ]
+
+    def move(image: Array) -> Array:
+        pictures = [
+            cv2.warpPerspective(
+                image, np.linalg.inv(shift) @ matrix @ shift, (hw[1], hw[0]), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            )
+            for matrix in maps
+        ]
+        return np.stack(pictures)
+
     count = len(maps)
     corners = still.boxes.boxes_px[0].astype(np.float64).reshape(2, 2)
     boxes = np.stack([geometry.apply_map(matrix, corners).reshape(4) for matrix in maps])
@@ -121,7 +125,8 @@ def _moved(still: TrainingClip, maps: Array, hw: tuple[int, int]) -> TrainingCli
         points = TrajectorySet(still.trajectories.names, moved.astype(np.float32), seen, ~seen, still.trajectories.anchors_px)
     return replace(
         still,
-        frames=np.stack(frames),
+        frames=move(still.frames[0]),
+        scene=None if still.scene is None else move(still.scene[0]),
         boxes=BoxSequence(boxes.astype(np.float32), turn, always, ~always),
         trajectories=points,
         source="image",

@@ -44,9 +44,11 @@ class ClipSource(Protocol):
 class CompositeSource:
     """Cut-outs over footage. ``footage``: clips u8[T,H,W,3]."""
 
-    def __init__(self, footage: Sequence[Array], cutouts: Sequence[Reference], config: TrainConfig) -> None:
+    def __init__(
+        self, footage: Sequence[Array], cutouts: Sequence[Reference], config: TrainConfig, scene: CompositeOptions
+    ) -> None:
         self._footage, self._cutouts, self._config = list(footage), list(cutouts), config
-        self._options = CompositeOptions(max_points=config.num_points)
+        self._options = scene
 
     def clip(self, rng: np.random.Generator) -> TrainingClip:
         """A random object on random footage."""
@@ -58,9 +60,11 @@ class CompositeSource:
 class SimulatedSource:
     """Cut-outs on still pictures u8[H,W,3] that are moved as one."""
 
-    def __init__(self, pictures: Sequence[Array], cutouts: Sequence[Reference], config: TrainConfig) -> None:
+    def __init__(
+        self, pictures: Sequence[Array], cutouts: Sequence[Reference], config: TrainConfig, scene: CompositeOptions
+    ) -> None:
         self._pictures, self._cutouts, self._config = list(pictures), list(cutouts), config
-        self._options = SimulatedOptions(max_points=config.num_points)
+        self._options = SimulatedOptions(scene=scene)
 
     def clip(self, rng: np.random.Generator) -> TrainingClip:
         """A random object on a random picture, moved."""
@@ -130,6 +134,7 @@ def open_sources(config: TrainConfig, root: Path, grid: Grid, seed: int) -> Mixt
         float(config.samples.no_points),
         config.samples.key_points,
         float(config.samples.jitter),
+        float(config.samples.hidden),
     )
     sources = [_open_source(each, root, config) for each in config.sources]
     return Mixture(sources, [float(each.share) for each in config.sources], grid, options, seed)
@@ -146,10 +151,11 @@ def _open_source(source: SourceConfig, root: Path, config: TrainConfig) -> ClipS
         pairs = find_masked_videos(root / str(source.footage))
         return RealSource(list(read_real_clips(pairs, config, source.per_video, config.seed)))
     cutouts = read_cutouts(root / str(source.cutouts), config)
+    scene = CompositeOptions(max_points=config.num_points, cast=float(source.cast), exposure=float(source.exposure))
     if source.kind == "simulated":
-        return SimulatedSource(read_pictures(root / str(source.pictures), 2 * config.footage_side), cutouts, config)
+        return SimulatedSource(read_pictures(root / str(source.pictures), 2 * config.footage_side), cutouts, config, scene)
     needed = config.num_frames
-    return CompositeSource(read_footage(root / str(source.footage), config.footage_side, needed), cutouts, config)
+    return CompositeSource(read_footage(root / str(source.footage), config.footage_side, needed), cutouts, config, scene)
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..videoanydoor.checkpoints import build_random, save_whole
-from ..videoanydoor.conditioning import Grid
 from ..videoanydoor.pipeline import VideoAnydoorPipeline
 from ..videoanydoor.scales import SCALES, RandomScale
 from .config import TrainConfig
@@ -96,11 +95,11 @@ def train(
         restore_moments(optimizer, names, kept.moments)
 
     # 4. on what
-    grid = Grid(int(pipe.config.size), pipe.stride, int(pipe.id_extractor.config.image_size), is_warped(pipe))
-    mixture = open_sources(config, root, grid, config.seed)
+    mixture = open_sources(config, root, pipe.grid, config.seed)
     batches = load_batches(mixture, config, accelerator.process_index, accelerator.num_processes, first_step)
 
     # 5. learn
+    board = open_board(output) if is_main else None
     started_s, recent, step = time.monotonic(), [], first_step
     for step in range(first_step + 1, config.steps + 1):
         batch = next(batches).to(accelerator.device)
@@ -122,7 +121,7 @@ def train(
         # 6. tell and keep
         is_over = max_seconds is not None and time.monotonic() - started_s > max_seconds
         if is_main and (step % config.log_every == 0 or step == config.steps):
-            write_log(output, step, recent[-config.log_every :], optimizer, time.monotonic() - started_s)
+            write_log(output, board, step, recent[-config.log_every :], optimizer, time.monotonic() - started_s)
             tell(f"step {step} of {config.steps}, loss {sum(recent[-config.log_every :]) / len(recent[-config.log_every :]):.4f}")
         if config.preview_every and step % config.preview_every == 0 and accelerator.num_processes == 1:
             write_preview(output, step, pipe, learner, average, mixture[10**9 + step])
@@ -132,6 +131,8 @@ def train(
         if is_over:
             tell(f"stopped after {max_seconds:.0f} s; the same command goes on")
             break
+    if board is not None:
+        board.close()
     write_checkpoint(output / CHECKPOINT, config, root, average, is_main)
     tail = recent[-max(1, len(recent) // 10) :]
     return Summary(
@@ -154,12 +155,7 @@ def build_pipeline(config: TrainConfig, root: Path) -> VideoAnydoorPipeline:
     scale = SCALES[config.scale]
     if not isinstance(scale, RandomScale):
         raise UserError(f"The scale {config.scale!r} starts from a checkpoint; make one with 'videoanydoor init' and name it.")
-    return build_random(scale, config.content or scale.content, config.seed)
-
-
-def is_warped(pipe: VideoAnydoorPipeline) -> bool:
-    """Whether the content encoder takes the warped reference."""
-    return bool(pipe.pixel_warper.config.content == "warped")
+    return build_random(scale, config.content or scale.content, config.seed, config.mask_shape, config.residual)
 
 
 def describe(config: TrainConfig) -> dict[str, Any]:
@@ -251,18 +247,23 @@ def update_average(average: dict[str, torch.Tensor], learner: torch.nn.Module, d
         average[name].lerp_(parameter.detach(), 1 - decay)
 
 
-def write_log(output: Path, step: int, losses: list[float], optimizer: torch.optim.Optimizer, seconds: float) -> None:
-    """One line of ``log.jsonl``, and TensorBoard's curves where that is installed."""
+def write_log(output: Path, board: Any, step: int, losses: list[float], optimizer: torch.optim.Optimizer, seconds: float) -> None:
+    """One line of ``log.jsonl``, and a point of TensorBoard's curves where there is a ``board``."""
     entry = {"step": step, "loss": sum(losses) / len(losses), "learning_rate": optimizer.param_groups[0]["lr"], "seconds": seconds}
     with (output / LOG_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps({key: round(value, 8) for key, value in entry.items()}) + "\n")
+    if board is not None:
+        for key in ("loss", "learning_rate"):
+            board.add_scalar(key, entry[key], step)
+
+
+def open_board(output: Path) -> Any:
+    """TensorBoard's writer, or None where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return
-    with SummaryWriter(str(output / "tensorboard")) as board:
-        for key in ("loss", "learning_rate"):
-            board.add_scalar(key, entry[key], step)
+        return None
+    return SummaryWriter(str(output / "tensorboard"))
 
 
 def keep(

@@ -20,6 +20,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..cache import ArtifactCache
+    from ..model_cache import ModelCaches
     from .engine import VideoAnydoorEngine
 
 NEEDED = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
@@ -33,13 +34,20 @@ def check_installed() -> None:
         raise UserError(f"VideoAnydoor needs {', '.join(missing)}; install them with 'pip install -r requirements.txt'.")
 
 
-def build_engine(device: str, checkpoints: Path | None, artifacts: ArtifactCache, is_compiled: bool = False) -> VideoAnydoorEngine:
+def build_engine(
+    device: str,
+    checkpoints: Path | None,
+    artifacts: ArtifactCache,
+    is_compiled: bool = False,
+    models: ModelCaches | None = None,
+) -> VideoAnydoorEngine:
     """The engine on ``device`` (``auto`` or torch's name); ``checkpoints`` is the folder whose subfolders are checkpoints.
-    ``is_compiled``: U-Net and ControlNet are compiled block by block at the first run.
+    ``is_compiled``: U-Net and ControlNet are compiled block by block at the first run. ``models``: loaded models that others on
+    the same device use too.
 
     Raises ``UserError`` when a library or the device is not there. A missing checkpoint is told when a request runs.
     """
     check_installed()
     from . import engine
 
-    return engine.build_engine(device, checkpoints, artifacts, is_compiled)
+    return engine.build_engine(device, checkpoints, artifacts, is_compiled, models)

@@ -23,15 +23,16 @@ from transformers import CLIPTextModel, Dinov2Config, Dinov2Model
 
 from ..cache import content_key
 from ..errors import UserError
+from .conditioning import MaskShape
 from .controlnet import ControlNet
 from .id_extractor import BACKBONE_KEYS, IdExtractor
 from .identity_attention import IdentityAttention
 from .pipeline import MODELS, VideoAnydoorPipeline
-from .pixel_codec import PixelCodec, latent_stride
+from .pixel_codec import PixelCodec
 from .pixel_warper import PixelWarper
-from .scales import ENCODER_WIDTHS, SCALES, SCHEDULE, TEXT_FILES, PublishedScale, RandomScale, Source
+from .scales import ENCODER_WIDTHS, SCALES, SCHEDULE, TEXT_FILES, PublishedScale, RandomScale, Source, latent_stride
 from .unet import VideoUNet
-from .weights import list_keys, load_strictly
+from .weights import list_keys, load_strictly, zero_module
 
 Download = Callable[[str, str, tuple[str, ...]], Path]
 """``download(repository, revision, patterns) -> folder``."""
@@ -106,10 +107,13 @@ def assemble(
     content: str,
     text: torch.Tensor | None = None,
     schedule: dict[str, Any] | None = None,
+    mask_shape: MaskShape = "box",
+    is_residual: bool = False,
 ) -> VideoAnydoorPipeline:
     """Inflate, copy and connect; with the empty prompt's tokens ``text`` [1, T, D] the identity stands beside it.
 
-    The ControlNet's convolutions start at zero, so the result equals the U-Net with the adapter.
+    The ControlNet's convolutions start at zero, so the result equals the U-Net with the adapter; where a residual is
+    predicted the U-Net's last one does too, so the result equals plain pasting.
     """
     channels = unet2d.config.block_out_channels[0]
     heads = adapter.config.motion_num_attention_heads
@@ -120,6 +124,7 @@ def assemble(
         max_num_frames=adapter.config.motion_max_seq_length,
         norm_num_groups=unet2d.config.norm_num_groups,
         content=content,
+        reads_light=is_residual,
     )
     try:
         unet = VideoUNet.from_unet2d(unet2d, adapter)
@@ -127,6 +132,8 @@ def assemble(
         raise UserError(
             f"The in-painting U-Net and the motion adapter do not belong together: {str(error).splitlines()[0]}."
         ) from error
+    if is_residual:
+        zero_module(unet.conv_out)
     return VideoAnydoorPipeline(
         vae=vae,
         unet=unet,
@@ -136,6 +143,8 @@ def assemble(
         scheduler=DDIMScheduler(**(schedule or SCHEDULE)),
         size=size,
         identity_attention=None if text is None else IdentityAttention.from_unet(unet, text),
+        mask_shape=mask_shape,
+        is_residual=is_residual,
     )
 
 
@@ -176,7 +185,9 @@ def build_published(
         return assemble(unet2d, adapter, vae, extractor, scale.size, content, text)
 
 
-def build_random(scale: RandomScale, content: str, seed: int) -> VideoAnydoorPipeline:
+def build_random(
+    scale: RandomScale, content: str, seed: int, mask_shape: MaskShape = "box", is_residual: bool = False
+) -> VideoAnydoorPipeline:
     """A pipeline of random weights, to be trained from nothing; every DINOv2 block trains."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -188,7 +199,8 @@ def build_random(scale: RandomScale, content: str, seed: int) -> VideoAnydoorPip
         extractor = IdExtractor(
             backbone, scale.unet2d["cross_attention_dim"], None, scale.reference_size, scale.backbone["num_hidden_layers"]
         )
-        return assemble(unet2d, adapter, codec.eval(), extractor, scale.size, content, schedule=scale.schedule)
+        shown: dict[str, Any] = {"mask_shape": mask_shape, "is_residual": is_residual}
+        return assemble(unet2d, adapter, codec.eval(), extractor, scale.size, content, schedule=scale.schedule, **shown)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
+from ..console import say
 from . import check_installed
 
 SCALES = ("sd15", "sdxl", "nano", "pico")
@@ -66,5 +66,5 @@ def _init(options: argparse.Namespace) -> None:
         is_beside_text=options.identity == "beside",
     )
     for name, count in counts.items():
-        sys.stderr.write(f"{name:>14} {count / 1e6:10.2f} M parameters\n")
-    sys.stderr.write(f"{options.output.name}: a starting checkpoint; it inserts nothing before it is trained.\n")
+        say(f"{name:>14} {count / 1e6:10.2f} M parameters")
+    say(f"{options.output.name}: a starting checkpoint; it inserts nothing before it is trained.")

@@ -7,6 +7,7 @@ other place converts ranges or layouts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,18 +26,45 @@ from .drawing import (
     make_palette,
     move_warp,
 )
-from .regions import BOX_EXPANSION, CropWindow, build_crop_window, fill_masks, loosen_boxes, snap_boxes
+from .regions import BOX_EXPANSION, CropWindow, build_crop_window, fill_masks, grow_silhouettes, loosen_boxes, snap_boxes
+
+MaskShape = Literal["box", "silhouette"]
+"""What the model is to generate: the loose box (the paper), or the cells that the warped reference touches, and a few around."""
+MASK_SHAPES: tuple[MaskShape, ...] = ("box", "silhouette")
+
+HIDDEN = 128
+"""The grey of what is hidden in a pasted picture: nearest to the middle, which is 0 to the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """The sizes that the model dictates: ``size`` N of its pictures, ``stride`` of its latents, ``reference_size`` S of the ID
-    extractor, and whether the content encoder takes the reference ``is_warped``."""
+    extractor, whether the content encoder takes the reference ``is_warped``, the shape of its masks, and whether it predicts the
+    residual of plain pasting: what is added to the source with the warped reference pasted over it."""
 
     size: int
     stride: int
     reference_size: int
     is_warped: bool
+    mask_shape: MaskShape = "box"
+    is_residual: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Pasted:
+    """The warped reference on white, ``content`` u8[F,N,N,3]; how much of each pixel it covers, ``covered`` f32[F,N,N]; and whether
+    what the source shows inside the mask is no background, so that it ``hides`` it."""
+
+    content: Array
+    covered: Array
+    hides: bool
+
+    def lay_over(self, frames: Array, masks_: Array) -> Array:
+        """The source window u8[F,N,N,3] with the reference pasted over it; where it hides, the mask's inside is grey before."""
+        below = np.where(masks_[..., None], np.uint8(HIDDEN), frames) if self.hides else frames
+        white = 255 * (1 - self.covered[..., None])
+        laid = below * (1 - self.covered[..., None]) + (self.content - white)
+        return np.rint(np.clip(laid, 0, 255)).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,7 +73,8 @@ class LayerConditioning:
 
     ``window``: where it works. ``boxes`` i64[F,4]: mask boxes in model pixels, empty where the object is not. ``references``
     u8[R,S,S,3]: centred, on white (R may be 0: nothing to insert). ``content`` u8[Fc,N,N,3]: key-point image (Fc = 1) or the warped
-    reference (Fc = F). ``motion`` u8[F,N,N,3]: trajectory maps.
+    reference (Fc = F). ``motion`` u8[F,N,N,3]: trajectory maps. ``silhouettes`` bool[F,N,N]: masks that are no boxes, of whole
+    latent cells. ``pasted``: what is laid over the source where a residual is predicted.
     """
 
     window: CropWindow
@@ -53,6 +82,8 @@ class LayerConditioning:
     references: Array
     content: Array
     motion: Array
+    silhouettes: Array | None = None
+    pasted: Pasted | None = None
 
     def __post_init__(self) -> None:
         size = self.window.size
@@ -67,7 +98,11 @@ class LayerConditioning:
 
     def masks(self) -> Array:
         """bool[F,N,N], true where the model is to generate."""
-        return fill_masks(self.boxes, self.window.size)
+        return fill_masks(self.boxes, self.window.size) if self.silhouettes is None else self.silhouettes
+
+    def lay_over(self, frames: Array) -> Array:
+        """The source window u8[F,N,N,3] as the model takes it: with the reference pasted over it, or as it is."""
+        return frames if self.pasted is None else self.pasted.lay_over(frames, self.masks())
 
 
 def build_conditioning(
@@ -98,14 +133,16 @@ def build_conditioning(
     frames = range(start, stop)
     colors = make_palette() if palette is None else palette
     exists = np.array([motion is not None and motion.exists(frame) for frame in frames])
+    is_carried = grid.is_warped or grid.is_residual or grid.mask_shape == "silhouette"
+    warped, covered = _warped_content(layer, motion, exists & is_carried, window, frames)
     return LayerConditioning(
         window=window,
         boxes=snapped,
         references=_references(layer, grid),
-        content=_warped_content(layer, motion, exists, window, frames)
-        if grid.is_warped
-        else _key_point_image(layer, frame_range, grid, colors),
+        content=warped if grid.is_warped else _key_point_image(layer, frame_range, grid, colors),
         motion=_trajectory_maps(layer, exists, window, frame_range, colors),
+        silhouettes=_silhouettes(layer, covered, snapped, window, grid) if grid.mask_shape == "silhouette" else None,
+        pasted=Pasted(warped, covered, layer.target is not None) if grid.is_residual else None,
     )
 
 
@@ -187,15 +224,27 @@ def _key_point_image(layer: Layer, frame_range: tuple[int, int], grid: Grid, col
     return draw_key_points(canvas, matrix, layer.trajectories.anchors_px[chosen], colors[: len(chosen)])[None]
 
 
-def _warped_content(layer: Layer, motion: LayerMotion | None, exists: Array, window: CropWindow, frames: range) -> Array:
+def _warped_content(
+    layer: Layer, motion: LayerMotion | None, exists: Array, window: CropWindow, frames: range
+) -> tuple[Array, Array]:
+    """The warped reference on white u8[F,N,N,3] and what it covers f32[F,N,N]."""
     if motion is None:
-        return np.full((len(frames), window.size, window.size, 3), 255, np.uint8)
+        shape = (len(frames), window.size, window.size)
+        return np.full((*shape, 3), 255, np.uint8), np.zeros(shape, np.float32)
     pyramid = ReferencePyramid(layer.references[0])
-    pictures = []
+    pictures, covered = [], []
     for index, frame in enumerate(frames):
         warp = move_warp(motion.warp(frame), window.matrix(index)) if exists[index] else None
-        pictures.append(draw_warped(pyramid, warp, window.size))
-    return np.stack(pictures)
+        picture, share = draw_warped(pyramid, warp, window.size)
+        pictures.append(picture)
+        covered.append(share)
+    return np.stack(pictures), np.stack(covered)
+
+
+def _silhouettes(layer: Layer, covered: Array, boxes: Array, window: CropWindow, grid: Grid) -> Array:
+    """Masks bool[F,N,N] around the warped reference, held within the boxes; where a target is to go, its box is all of the mask."""
+    filled = fill_masks(boxes, window.size)
+    return filled if layer.target is not None else filled & grow_silhouettes(covered, grid.stride)
 
 
 def _references(layer: Layer, grid: Grid) -> Array:

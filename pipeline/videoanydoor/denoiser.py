@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNetMotionModel
 
+from .conditioning import HIDDEN
 from .controlnet import ControlNet
 from .feature_cache import Context
 from .id_extractor import Identity
 from .identity_attention import IdentityAttention
+from .pixel_warper import LightReader
+
+LEAST_BRIGHTNESS = 0.1
+GREY_TOLERANCE = 1e-3
 
 
 def stack_input(latents: torch.Tensor, mask: torch.Tensor, masked_latents: torch.Tensor) -> torch.Tensor:
     """The U-Net's input [B, 2L+1, F, h, w] from noisy latents, mask (1 = to generate) and masked-video latents."""
     return torch.cat([latents, mask, masked_latents], dim=1)
+
+
+def add_residual(
+    pasted: torch.Tensor, residual: torch.Tensor, light: torch.Tensor, covered: torch.Tensor, scaling_factor: float
+) -> torch.Tensor:
+    """The clean latents from those of the ``pasted`` source [B, L, F, h, w], folded pixels scaled by ``scaling_factor``, and what
+    the networks say of them.
+
+    Light multiplies, so a residual is told in shares of a pixel's brightness (0 black to 1 white): ``light`` [B, 3] brightens or
+    tints a whole object, the U-Net's ``residual`` every pixel of it. ``LEAST_BRIGHTNESS`` is added so that black can change too.
+    Only what the reference has ``covered`` [B, L, F, h, w] changes, and what is hidden, which is grey. Zeros leave plain pasting.
+    """
+    per_color = pasted.shape[1] // 3
+    brightness = (pasted + scaling_factor) / 2 + LEAST_BRIGHTNESS * scaling_factor
+    shares = residual + light.repeat_interleave(per_color, dim=1)[:, :, None, None, None]
+    grey = (HIDDEN / 127.5 - 1) * scaling_factor
+    is_grey = ((pasted - grey).abs() < GREY_TOLERANCE).unflatten(1, (3, per_color)).all(dim=1).repeat(1, 3, 1, 1, 1)
+    return pasted + shares * brightness * torch.maximum(covered, is_grey.to(covered.dtype))
+
+
+def fold_covered(content: torch.Tensor, stride: int) -> torch.Tensor:
+    """1 where the warped reference ``content`` [B, 3, F, N, N] covers a pixel, else 0, folded like latents, [B, 3 s^2, F, h, w]."""
+    covered = (content < 1).any(dim=1).float().flatten(0, 1)[:, None]  # [B*F, 1, N, N]; the ground is pure white
+    folded = F.pixel_unshuffle(covered, stride).repeat(1, 3, 1, 1)
+    return folded.unflatten(0, (len(content), -1)).transpose(1, 2)
+
+
+def read_light(reader: LightReader, pasted: torch.Tensor, mask: torch.Tensor, scaling_factor: float) -> torch.Tensor:
+    """``add_residual``'s light [B, 3] from what ``pasted`` shows outside ``mask`` [B, 1, F, h, w] (or all of it)."""
+    lights = []
+    for latents, inside in zip(pasted, mask, strict=True):
+        pixels = ((latents / scaling_factor + 1) / 2).unflatten(0, (3, -1)).movedim(1, -1).flatten(1, -2)  # [3, F*h*w, s^2]
+        shown = inside.flatten() == 0
+        lights.append(reader((pixels[:, shown] if shown.any() else pixels).flatten(1)))
+    return torch.stack(lights)
 
 
 def added_embeddings(unet: UNetMotionModel, identity: Identity, size: int) -> dict[str, torch.Tensor] | None:

@@ -105,14 +105,17 @@ def move_warp(warp: Warp, matrix: Array) -> Warp:
     return Warp(tuple(parts))
 
 
-def draw_warped(pyramid: ReferencePyramid, warp: Warp | None, size: int) -> Array:
-    """The reference where ``warp`` (to model pixels) puts it, on white, u8[size,size,3]; only white without a warp."""
-    canvas = np.full((size, size, 3), 255, np.uint8)
+def draw_warped(pyramid: ReferencePyramid, warp: Warp | None, size: int) -> tuple[Array, Array]:
+    """The reference where ``warp`` (to model pixels) puts it, on white, u8[size,size,3], and how much of each pixel it covers,
+    f32[size,size]; only white and nothing without a warp. Pure white is the ground alone: what is covered is a shade darker."""
+    canvas, covered = np.full((size, size, 3), 255, np.uint8), np.zeros((size, size), np.float32)
     patch = None if warp is None else render_patch(pyramid, warp, (0, 0, size, size))
     if patch is None:
-        return canvas
+        return canvas, covered
     cutout = cutout_from_patch(patch)
     x0, y0, x1, y1 = cutout.roi
     alpha = cutout.alpha[..., None]
-    canvas[y0:y1, x0:x1] = np.rint(cutout.rgb * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    return canvas
+    drawn = np.rint(cutout.rgb * alpha + 255 * (1 - alpha))
+    canvas[y0:y1, x0:x1] = np.where(alpha > 0, np.minimum(drawn, 254), 255).astype(np.uint8)
+    covered[y0:y1, x0:x1] = cutout.alpha
+    return canvas, covered

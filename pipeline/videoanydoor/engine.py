@@ -7,7 +7,7 @@ hash: identity tokens, source latents, results; so a new seed encodes nothing an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,21 +23,20 @@ from ..cache import ArtifactCache, content_key
 from ..composite import blend
 from ..engines import Report
 from ..errors import UserError
-from ..model_cache import ModelCache
+from ..model_cache import ModelCache, ModelCaches
 from ..runtime import Runtime, choose_runtime, free_memory_bytes, release_memory
 from ..types import Array, DecodedFrame, Frame, InsertionRequest, Layer, Progress
 from .checkpoints import checkpoint_key
 from .conditioning import LayerConditioning, build_conditioning
 from .drawing import NUM_COLORS
-from .folders import find_checkpoint, list_checkpoints
+from .folders import list_checkpoints
 from .id_extractor import Identity
 from .pipeline import IdentityPair, SourceLatents, VideoAnydoorPipeline, anchor_colors
-from .plan import RESERVE, ModelFacts, Placement, Plan, choose_plan, guess_flops_per_s, read_facts
-from .regions import crop_frame, paste_alpha, uncrop_frame
+from .plan import Extent, Placement, Plan, measure_extent, plan_run, read_facts
+from .regions import crop_frame, paste_alpha, uncrop_frame, uncrop_mask
 from .sampling import SamplingOptions, fresh_scheduler
 from .windows import split_windows
 
-DEFAULT_WINDOW = 16
 RECOMPILE_LIMIT = 128
 """How many kinds of a repeated block are compiled at most: one for each pair of widths and size that the networks have. Beyond it
 blocks would run uncompiled; torch's own limit (8) is below what a U-Net needs."""
@@ -50,22 +49,20 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Job:
-    """What a request means for this engine: its checkpoint, that one's facts and key, how to sample, and how much there is."""
+    """What a request means for this engine: how much there is to make, the key of its checkpoint, and how to sample."""
 
-    checkpoint: Path
+    extent: Extent
     key: str
-    facts: ModelFacts
     options: SamplingOptions
-    size: int
-    num_frames: int
-    num_layers: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SampleTask:
     """One layer to sample: plain values alone, so that it can be sent to another process.
 
-    ``frames`` u8[F,N,N,3] is the layer's window of the source, ``source_key`` the key of what they are cropped from.
+    ``frames`` u8[F,N,N,3] is the layer's window of the source. ``identity_key`` and ``latents_key`` are those of what is encoded
+    for it: the references' identity and the null one, the latents of the window and its masked copy. ``known`` is what of them was
+    encoded before, by key.
     """
 
     job: Job
@@ -73,10 +70,15 @@ class SampleTask:
     name: str
     conditioning: LayerConditioning
     frames: Array
-    source_key: str
+    identity_key: str
+    latents_key: str
+    known: Mapping[str, dict[str, Array]]
 
 
-Sampler = Callable[[SampleTask, Report], Array]
+Keep = Callable[[str, dict[str, Array]], None]
+"""Called with every artefact that was not known, under its key, as soon as it is encoded."""
+
+Sampler = Callable[[SampleTask, Report, Keep], Array]
 """Samples a task's window u8[F,N,N,3]. Raises ``torch.OutOfMemoryError``, and ``Cancelled`` where the report does."""
 
 
@@ -92,7 +94,7 @@ class LayerResult:
 
 class VideoAnydoorEngine:
     """Satisfies ``engines.Engine``. ``checkpoints`` is the folder whose subfolders are checkpoints; the caches are shared, passed
-    by argument and may be used by other engines too. ``free_bytes`` tells the device's free memory.
+    by argument and may be used by other engines too. ``free_bytes`` tells the device's free memory, idle models counted as free.
     ``feature_interval``: see ``SamplingOptions``. ``wrap``: what makes the sampler that runs of the engine's own one.
     ``compile_backend``: torch.compile's, for the repeated blocks of U-Net and ControlNet; None compiles nothing."""
 
@@ -111,7 +113,7 @@ class VideoAnydoorEngine:
         self._models, self._artifacts = models, artifacts
         self._feature_interval = feature_interval
         self._compile_backend = compile_backend
-        self._free_bytes = free_bytes or (lambda: free_memory_bytes(runtime))
+        self._free_bytes = free_bytes or (lambda: free_memory_bytes(runtime) + models.held_bytes)
         self._sampler = self.sample if wrap is None else wrap(self.sample)
 
     def load_ahead(self) -> None:
@@ -147,14 +149,7 @@ class VideoAnydoorEngine:
 
     def _prepare(self, request: InsertionRequest) -> Job:
         sampling = request.sampling
-        folder = find_checkpoint(self._checkpoints, sampling.checkpoint)
-        facts = read_facts(folder)
-        size = sampling.size or facts.size
-        window = sampling.window or min(DEFAULT_WINDOW, facts.max_window)
-        if size % facts.size_multiple:
-            raise UserError(f"engine.size must be a multiple of {facts.size_multiple} for this checkpoint, not {size}.")
-        if not 2 <= window <= facts.max_window:
-            raise UserError(f"engine.window must be 2 to {facts.max_window} frames for this checkpoint, not {window}.")
+        extent = measure_extent(self._checkpoints, sampling, request.num_frames, len(request.layers))
         try:
             options = SamplingOptions(
                 seed=sampling.seed,
@@ -163,35 +158,20 @@ class VideoAnydoorEngine:
                 motion_strength=sampling.motion_strength,
                 identity_strength=sampling.identity_strength,
                 init=sampling.init,  # type: ignore[arg-type]
-                window=window,
-                overlap=window // 2,
+                window=extent.window,
+                overlap=extent.overlap,
                 feature_interval=self._feature_interval,
             )
         except ValueError as error:
             raise UserError(f"engine.{error}.") from error
-        return Job(folder, self._key(folder), facts, options, size, request.num_frames, len(request.layers))
+        return Job(extent, self._key(extent.checkpoint), options)
 
     def _key(self, checkpoint: Path) -> str:
         how = (self._runtime.device, self._runtime.precision, self._compile_backend)  # each rounds differently
         return content_key(VERSION, checkpoint_key(checkpoint), *how)
 
     def _plan(self, job: Job) -> Plan:
-        options = job.options
-        windows = len(split_windows(job.num_frames, options.window, options.overlap))
-        steps = options.num_inference_steps * (2 if options.init == "inversion" else 1)
-        return choose_plan(
-            job.facts,
-            self._runtime,
-            self._free_bytes() + (self._models.held_bytes if self._runtime.is_accelerated else 0),
-            size=job.size,
-            window=min(options.window, job.num_frames),
-            num_windows=windows,
-            num_steps=steps * job.num_layers,
-            num_frames=job.num_frames * job.num_layers,
-            is_guided=options.guidance_scale != 1,
-            keeps_features=options.feature_interval > 1,
-            flops_per_s=guess_flops_per_s(self._runtime),
-        )
+        return plan_run(job.extent, self._runtime, self._free_bytes(), keeps_features=job.options.feature_interval > 1)
 
     # -- one layer ----------------------------------------------------------------------------------------------------------------
 
@@ -203,7 +183,7 @@ class VideoAnydoorEngine:
             return None
         if layer.trajectories is not None and len(layer.trajectories) > NUM_COLORS:
             warn(f"layer {layer.name!r}: of its {len(layer.trajectories)} trajectories the {NUM_COLORS} longest are used.")
-        conditioning = build_conditioning(layer, request.clip, request.frame_range, job.facts.grid(job.size))
+        conditioning = build_conditioning(layer, request.clip, request.frame_range, job.extent.facts.grid(job.extent.size))
         if conditioning is None:
             warn(f"layer {layer.name!r}: its object is in no frame of the range.")
             return None
@@ -212,8 +192,10 @@ class VideoAnydoorEngine:
         kept = self._artifacts.load(key)
         if kept is not None:
             return LayerResult(layer, conditioning, kept["pictures"], key)
-        frames = _crop_source(request, conditioning, before, report)
-        pictures = self._generate(SampleTask(job, self._plan(job), layer.name, conditioning, frames, source_key), report, warn)
+        frames = conditioning.lay_over(_crop_source(request, conditioning, before, report))
+        keys = (_identity_key(job, conditioning), _latents_key(job, conditioning, frames, source_key))
+        task = SampleTask(job, self._plan(job), layer.name, conditioning, frames, *keys, self._find_known(*keys))
+        pictures = self._generate(task, report, warn)
         self._artifacts.store(key, pictures=pictures)
         return LayerResult(layer, conditioning, pictures, key)
 
@@ -221,33 +203,40 @@ class VideoAnydoorEngine:
         """Sample with the task's plan; when memory runs out, once more with a smaller one. Raises ``UserError`` after that."""
         for attempt in range(2):
             with suppress(torch.OutOfMemoryError):
-                return self._sampler(task, report)
-            # here nothing holds the failed run's tensors any more
-            self._models.drop(_model_key(task.job.key, task.plan.placement, task.plan.is_tiled))
-            release_memory(self._runtime)
+                return self._sampler(task, report, self._keep)
             smaller = task.plan.smaller(self._runtime.is_accelerated)
             if smaller is None or attempt:
                 break
             warn(f"The device ran out of memory; trying again with a smaller plan: {smaller.describe()}.")
-            task = replace(task, plan=smaller)
+            task = replace(task, plan=smaller, known=self._find_known(task.identity_key, task.latents_key))
         raise UserError(
             "The device has too little memory for this run; choose a smaller size, a shorter window or range, or the CPU."
         )
 
-    def sample(self, task: SampleTask, report: Report) -> Array:
-        """A ``Sampler``: load, encode, sample and decode on this engine's device."""
+    def sample(self, task: SampleTask, report: Report, keep: Keep) -> Array:
+        """A ``Sampler``: load, encode, sample and decode on this engine's device. Out of memory, it lets go of what it loaded."""
+        try:
+            return self._sample(task, report, keep)
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
+        # here nothing holds the failed run's tensors any more
+        self._models.drop(_model_key(task.job.key, task.plan.placement, task.plan.is_tiled))
+        release_memory(self._runtime)
+        raise torch.OutOfMemoryError(reason)
+
+    def _sample(self, task: SampleTask, report: Report, keep: Keep) -> Array:
         job, plan, name, conditioning, frames = task.job, task.plan, task.name, task.conditioning, task.frames
-        num_bytes = job.facts.idle_bytes(plan.placement, self._runtime)
+        num_bytes = job.extent.facts.idle_bytes(plan.placement, self._runtime)
         report(Progress(f"loading for {name!r}: {plan.describe()}", 0, job.options.num_inference_steps))
         key = _model_key(job.key, plan.placement, plan.is_tiled)
-        load = partial(self._load, job.checkpoint, plan.placement, plan.is_tiled)
+        load = partial(self._load, job.extent.checkpoint, plan.placement, plan.is_tiled)
         with self._models.lease(key, load, num_bytes, plan.needed_bytes) as pipe, torch.no_grad():
             pipe.vae_chunk = plan.vae_chunk
             options = job.options
             report(Progress(f"encoding {name!r}", 0, options.num_inference_steps))
             device = self._runtime.torch_device()
-            identity = self._identity(pipe, job, conditioning.references)
-            source = self._source_latents(pipe, job, conditioning, frames, task.source_key)
+            identity = self._identity(pipe, task, keep)
+            source = self._source_latents(pipe, task, keep)
             features = pipe.encode_motion(
                 conditioning.content, conditioning.motion, split_windows(len(frames), options.window, options.overlap)
             )
@@ -257,7 +246,8 @@ class VideoAnydoorEngine:
                 report(Progress(f"inverting for {name!r}", step, num_steps))
 
             latents = pipe.prepare_latents(source, identity, options, scheduler, on_inversion_step)
-            show = Preview(frames, conditioning.masks(), source.masked, pipe.stride)
+            hidden = conditioning.masks() & (conditioning.pasted is None)
+            show = Preview(frames, hidden, source.masked, pipe.stride)
 
             def on_step_end(_: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> None:
                 picture = show(tensors["latents"])
@@ -292,10 +282,17 @@ class VideoAnydoorEngine:
             compile_networks(pipe, self._compile_backend, device)
         return pipe
 
-    def _identity(self, pipe: VideoAnydoorPipeline, job: Job, references: Array) -> IdentityPair:
-        """The references' identity and the null one, from the cache or encoded."""
-        key = content_key(job.key, "identity", references)
-        kept = self._artifacts.load(key)
+    def _keep(self, key: str, arrays: dict[str, Array]) -> None:
+        self._artifacts.store(key, **arrays)
+
+    def _find_known(self, *keys: str) -> dict[str, dict[str, Array]]:
+        """What of the artefacts under these keys is kept."""
+        found = {key: self._artifacts.load(key) for key in keys}
+        return {key: arrays for key, arrays in found.items() if arrays is not None}
+
+    def _identity(self, pipe: VideoAnydoorPipeline, task: SampleTask, keep: Keep) -> IdentityPair:
+        """The references' identity and the null one, known or encoded."""
+        references, kept = task.conditioning.references, task.known.get(task.identity_key)
         if kept is not None:
             pairs = [_to_identity(kept, name, pipe.unet.dtype, self._runtime) for name in ("reference", "null")]
             return IdentityPair(pairs[0] if len(references) else pairs[1], pairs[1])
@@ -305,27 +302,20 @@ class VideoAnydoorEngine:
             arrays[f"{name}_tokens"] = _to_array(identity.tokens)
             if identity.pooled is not None:
                 arrays[f"{name}_pooled"] = _to_array(identity.pooled)
-        self._artifacts.store(key, **arrays)
+        keep(task.identity_key, arrays)
         return pair
 
-    def _source_latents(
-        self, pipe: VideoAnydoorPipeline, job: Job, conditioning: LayerConditioning, frames: Array, source_key: str
-    ) -> SourceLatents:
-        """Latents of the window and its masked copy, from the cache or encoded."""
-        window, with_source = conditioning.window, job.options.init != "noise"
-        key = content_key(
-            job.key, "source", source_key, window.offsets_px, window.side_px, window.size, conditioning.boxes, with_source
-        )
-        kept = self._artifacts.load(key)
-        device = self._runtime.torch_device()
+    def _source_latents(self, pipe: VideoAnydoorPipeline, task: SampleTask, keep: Keep) -> SourceLatents:
+        """Latents of the window and its masked copy, known or encoded."""
+        kept, device = task.known.get(task.latents_key), self._runtime.torch_device()
         if kept is not None:
             tensors = {name: torch.from_numpy(array).to(device) for name, array in kept.items()}
             return SourceLatents(tensors["masked"], tensors["mask"], tensors.get("source"))
-        latents = pipe.encode_source(frames, conditioning.masks(), with_source)
+        latents = pipe.encode_source(task.frames, task.conditioning.masks(), _needs_source(task.job))
         arrays = {"masked": _to_array(latents.masked), "mask": _to_array(latents.mask)}
         if latents.source is not None:
             arrays["source"] = _to_array(latents.source)
-        self._artifacts.store(key, **arrays)
+        keep(task.latents_key, arrays)
         return latents
 
 
@@ -357,13 +347,32 @@ def _model_key(key: str, placement: Placement, is_tiled: bool) -> str:
     return content_key(key, "pipeline", placement, is_tiled)
 
 
+def _needs_source(job: Job) -> bool:
+    """Whether sampling starts from the source itself."""
+    return job.options.init != "noise"
+
+
+def _identity_key(job: Job, conditioning: LayerConditioning) -> str:
+    return content_key(job.key, "identity", conditioning.references)
+
+
+def _latents_key(job: Job, conditioning: LayerConditioning, frames: Array, source_key: str) -> str:
+    """Of all that the latents of a window depend on; ``source_key`` is that of what its ``frames`` are cropped from."""
+    window = conditioning.window
+    cropped = (window.offsets_px, window.side_px, window.size)
+    pasted = None if conditioning.pasted is None else frames
+    return content_key(job.key, "source", source_key, cropped, conditioning.masks(), pasted, _needs_source(job))
+
+
 def _result_key(job: Job, conditioning: LayerConditioning, source_key: str, layer: Layer) -> str:
     """Of all that can change a layer's pasted result."""
     options, window = job.options, conditioning.window
     sampled = tuple((name, getattr(options, name)) for name in options.__slots__)
     guiding = (window.offsets_px, window.side_px, window.size, conditioning.boxes, conditioning.references)
     held = tuple((*track.runs, track.feather_px) for track in layer.holdouts)
-    pictures = (conditioning.content, conditioning.motion)
+    pasted = conditioning.pasted
+    laid = None if pasted is None else (pasted.content, pasted.covered, int(pasted.hides))
+    pictures = (conditioning.content, conditioning.motion, conditioning.silhouettes, laid)
     return content_key(job.key, "result", source_key, sampled, guiding, pictures, layer.blend.opacity, held)
 
 
@@ -413,6 +422,8 @@ def paste_frame(source: DecodedFrame, results: list[LayerResult], index: int) ->
             continue
         window = result.conditioning.window
         part, alpha = paste_alpha(result.conditioning.boxes[index], window, index, (height, width))
+        if result.conditioning.silhouettes is not None:
+            alpha = alpha * uncrop_mask(result.conditioning.silhouettes[index], window, index, part)
         for track in result.layer.holdouts:
             alpha = alpha * (1 - masks.mask_alpha(track, source.frame_index)[part])
         rows, columns = part
@@ -429,11 +440,17 @@ def _as_generator(frames: Iterator[DecodedFrame]) -> Any:
     return frames
 
 
-def build_engine(device: str, checkpoints: Path | None, artifacts: ArtifactCache, is_compiled: bool = False) -> VideoAnydoorEngine:
-    """The engine on ``device`` (``auto`` or torch's name), with its own model cache as large as the memory that is free now.
+def build_engine(
+    device: str,
+    checkpoints: Path | None,
+    artifacts: ArtifactCache,
+    is_compiled: bool = False,
+    models: ModelCaches | None = None,
+) -> VideoAnydoorEngine:
+    """The engine on ``device`` (``auto`` or torch's name); ``models`` keeps its networks beside what else runs there.
 
     Raises ``UserError`` for a device that is not there.
     """
     runtime = choose_runtime(device)
-    models = ModelCache(int(free_memory_bytes(runtime) * RESERVE), on_drop=lambda: release_memory(runtime))
-    return VideoAnydoorEngine(checkpoints, runtime, models, artifacts, compile_backend="inductor" if is_compiled else None)
+    kept = (models or ModelCaches()).find(runtime)
+    return VideoAnydoorEngine(checkpoints, runtime, kept, artifacts, compile_backend="inductor" if is_compiled else None)

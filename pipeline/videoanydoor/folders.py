@@ -9,11 +9,12 @@ from ..errors import UserError
 DEFAULT_FOLDER = Path("checkpoints")
 """Where the command line looks for checkpoints when nothing is named."""
 
-INIT_COMMAND = (
-    "python -m pipeline videoanydoor init --scale sd15 -o checkpoints/start "
-    "--motion-adapter guoyww/animatediff-motion-adapter-v1-5-3@COMMIT"
+INIT_COMMAND = "python -m pipeline videoanydoor init --scale nano -o checkpoints/nano"
+"""Makes a checkpoint anywhere, from nothing. What is made of published weights needs a commit that the person must look up."""
+NO_CHECKPOINT = (
+    f"There is no VideoAnydoor checkpoint yet; make one with '{INIT_COMMAND}' (tiny, untrained) or of published weights as "
+    "docs/videoanydoor.md says, and train it as docs/training.md says; until then use the compositor."
 )
-NO_CHECKPOINT = f"There is no VideoAnydoor checkpoint yet; make one with '{INIT_COMMAND}' and train it, or use the compositor."
 """What a person without a checkpoint is told."""
 
 

@@ -19,13 +19,13 @@ from scipy.ndimage import uniform_filter1d
 
 from ..errors import UserError
 from ..types import Array
-from .conditioning import to_frames, to_mask, to_tensor
+from .conditioning import MASK_SHAPES, Grid, MaskShape, to_frames, to_mask, to_tensor
 from .controlnet import ControlNet
-from .denoiser import added_embeddings, frame_context, predict_noise, stack_input
+from .denoiser import add_residual, added_embeddings, fold_covered, frame_context, predict_noise, read_light, stack_input
 from .feature_cache import DeepFeatureCache
 from .id_extractor import Identity, IdExtractor
 from .identity_attention import IdentityAttention
-from .pixel_codec import PixelCodec, latent_stride
+from .pixel_codec import PixelCodec
 from .pixel_warper import PixelWarper
 from .sampling import (
     SCHEDULERS,
@@ -36,6 +36,7 @@ from .sampling import (
     inversion_steps,
     scale_model_input,
 )
+from .scales import latent_stride
 from .unet import VideoUNet
 from .weights import load_strictly
 from .windows import blend_weights, blend_windows, draw_noise, split_windows
@@ -65,17 +66,26 @@ class IdentityPair(NamedTuple):
 
 
 class SourceLatents(NamedTuple):
-    """Latents f32[1, L, F, h, w] of the masked source, the mask f32[1, 1, F, h, w] on their grid, and, where sampling starts from
-    it, the latents of the source itself."""
+    """Latents f32[1, L, F, h, w] of the masked source (or of the pasted one, where a residual is predicted), the mask
+    f32[1, 1, F, h, w] on their grid, and, where sampling starts from it, the latents of the source itself."""
 
     masked: torch.Tensor
     mask: torch.Tensor
     source: torch.Tensor | None
 
 
+class Carried(NamedTuple):
+    """What the pixel warper makes of one window: features f_c [1, C, f, h, w], and, where a residual is predicted, what the warped
+    reference covers, folded like latents, f32[1, L, f, h, w]."""
+
+    features: torch.Tensor
+    covered: torch.Tensor | None
+
+
 class VideoAnydoorPipeline(DiffusionPipeline):
     """The networks of VideoAnydoor and its sampler. ``size`` N is the side of the square pictures it was trained on;
-    ``identity_attention`` is there when the identity stands beside text instead of in its place."""
+    ``identity_attention`` is there when the identity stands beside text instead of in its place. ``mask_shape`` and
+    ``is_residual``: see ``conditioning``; a residual needs folded pixels, and a schedule that predicts them."""
 
     model_cpu_offload_seq = "id_extractor->pixel_warper->unet->vae"
     _exclude_from_cpu_offload = ["controlnet", "identity_attention"]  # noqa: RUF012 - diffusers' name and type
@@ -91,6 +101,8 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         scheduler: Any,
         size: int = 512,
         identity_attention: IdentityAttention | None = None,
+        mask_shape: MaskShape = "box",
+        is_residual: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -102,7 +114,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
             scheduler=scheduler,
             identity_attention=identity_attention,
         )
-        self.register_to_config(size=size)
+        self.register_to_config(size=size, mask_shape=mask_shape, is_residual=is_residual)
         self.vae_chunk = 8
         """How many frames the VAE takes at once."""
         self.set_progress_bar_config(disable=True)
@@ -124,6 +136,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
             named, size = index["scheduler"][1], int(index["size"])
             codec = CODECS[index["vae"][1]]
             has_beside_text = (index.get(BESIDE_TEXT) or [None])[0] is not None
+            shown = {"mask_shape": index.get("mask_shape", "box"), "is_residual": bool(index.get("is_residual", False))}
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise UserError(
                 f"{folder.name!r} is not a VideoAnydoor checkpoint; make one with 'python -m pipeline videoanydoor init'."
@@ -134,7 +147,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         models = {name: load_strictly(model, folder / name, torch_dtype) for name, model in classes.items()}
         try:
             scheduler = SCHEDULERS[named].from_pretrained(str(folder / "scheduler"), local_files_only=True)
-            return cls(**models, scheduler=scheduler, size=size)
+            return cls(**models, scheduler=scheduler, size=size, **shown)
         except (OSError, ValueError) as error:
             raise UserError(f"The checkpoint {folder.name!r} is damaged: {str(error).splitlines()[0].rstrip('.')}.") from error
 
@@ -154,6 +167,14 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         for what, got, expected in pairs:
             if got != expected:
                 raise ValueError(f"the networks do not fit together: {what} must be {expected}, got {got}")
+        if self.config.mask_shape not in MASK_SHAPES:
+            raise ValueError(f"mask_shape must be one of {', '.join(MASK_SHAPES)}, got {self.config.mask_shape!r}")
+        if self.config.is_residual:
+            predicts, warper = self.scheduler.config.get("prediction_type"), self.pixel_warper
+            if predicts != "sample" or not isinstance(self.vae, PixelCodec):
+                raise ValueError(f"a residual needs folded pixels and a schedule that predicts them (sample), not {predicts}")
+            if warper.config.content != "warped" or warper.light is None:
+                raise ValueError("a residual needs a pixel warper that takes the warped reference and reads the light")
 
     # -- sizes --------------------------------------------------------------------------------------------------------------------
 
@@ -166,6 +187,14 @@ class VideoAnydoorPipeline(DiffusionPipeline):
     def size_multiple(self) -> int:
         """The side of a picture must be a multiple of this."""
         return self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def grid(self) -> Grid:
+        """What the conditioning must be made for, at the size that the networks were trained on."""
+        is_warped = self.pixel_warper.config.content == "warped"
+        reference_size = int(self.id_extractor.config.image_size)
+        shown = (self.config.mask_shape, bool(self.config.is_residual))
+        return Grid(int(self.config.size), self.stride, reference_size, is_warped, *shown)
 
     @property
     def max_window(self) -> int:
@@ -214,12 +243,12 @@ class VideoAnydoorPipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode_source(self, frames: Array, masks: Array, with_source: bool) -> SourceLatents:
         """Latents of the source window u8[F,N,N,3] with the masked region at mid-grey (0), as the published in-painting weights
-        expect; ``with_source`` adds those of the whole window. ``masks`` bool[F,N,N] lie on the latent grid already, so picking
-        every stride-th pixel is exact."""
+        expect (for a residual ``frames`` are the pasted ones, and all of them is shown); ``with_source`` adds those of the whole
+        window. ``masks`` bool[F,N,N] lie on the latent grid already, so picking every stride-th pixel is exact."""
         step = self.stride
         coarse = masks[:, step // 2 :: step, step // 2 :: step]
         return SourceLatents(
-            self.encode_video(frames, masks),
+            self.encode_video(frames, np.zeros_like(masks) if self.config.is_residual else masks),
             to_mask(coarse).to(self._execution_device),
             self.encode_video(frames, np.zeros_like(masks)) if with_source else None,
         )
@@ -236,14 +265,15 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         return torch.cat(latents).transpose(0, 1)[None]
 
     @torch.no_grad()
-    def encode_motion(self, content: Array, motion: Array, windows: Sequence[slice]) -> list[torch.Tensor]:
-        """The pixel warper's features f_c [1, C, f, h, w] for every window, in the ControlNet's dtype."""
-        features = []
+    def encode_motion(self, content: Array, motion: Array, windows: Sequence[slice]) -> list[Carried]:
+        """What the pixel warper makes of every window, in the ControlNet's dtype."""
+        carried = []
         for window in windows:
             part = content[window] if self.pixel_warper.config.content == "warped" else content
             still, moving = (self._to_model(to_tensor(pictures), self.pixel_warper) for pictures in (part, motion[window]))
-            features.append(self.pixel_warper(still, moving))
-        return features
+            covered = fold_covered(to_tensor(part), self.stride).to(still.device) if self.config.is_residual else None
+            carried.append(Carried(self.pixel_warper(still, moving), covered))
+        return carried
 
     # -- 3. prepare ---------------------------------------------------------------------------------------------------------------
 
@@ -295,7 +325,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         latents: torch.Tensor,
         source: SourceLatents,
         identity: IdentityPair,
-        features: list[torch.Tensor],
+        features: list[Carried],
         options: SamplingOptions,
         scheduler: Any,
         callback_on_step_end: StepCallback | None = None,
@@ -325,7 +355,7 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         timestep: torch.Tensor,
         source: SourceLatents,
         identity: Identity,
-        features: list[torch.Tensor] | None,
+        features: list[Carried] | None,
         windows: Sequence[slice],
         weights: Sequence[torch.Tensor],
         options: SamplingOptions,
@@ -334,6 +364,9 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         """The blended prediction f32[1, L, F, h, w]; an ``identity`` of batch 2 (null first) is guided. ``deep``: the cache of deep
         features and the step's number."""
         count = len(identity.tokens)
+        light = None
+        if self.config.is_residual:
+            light = read_light(self.pixel_warper.light, source.masked, source.mask, self.vae.config.scaling_factor).float()
         added = added_embeddings(self.unet, identity, model_input.shape[-1] * self.stride)
 
         def predict_window(window: slice, index: int) -> torch.Tensor:
@@ -350,14 +383,20 @@ class VideoAnydoorPipeline(DiffusionPipeline):
                         sample,
                         times,
                         identity,
-                        None if features is None else features[index].repeat(count, 1, 1, 1, 1),
+                        None if features is None else features[index].features.repeat(count, 1, 1, 1, 1),
                         options.motion_strength,
                         added,
                         self.identity_attention,
                     )
+            predicted = predicted.float()
+            if light is not None:
+                pasted = source.masked[:, :, window]
+                covered = None if features is None else features[index].covered
+                covered = torch.zeros_like(pasted) if covered is None else covered
+                predicted = add_residual(pasted, predicted, light, covered, self.vae.config.scaling_factor)
             if count == 1:
-                return predicted.float()
-            null_pred, pred = predicted.float().chunk(2)
+                return predicted
+            null_pred, pred = predicted.chunk(2)
             return guide(null_pred, pred, options.guidance_scale, options.guidance_rescale)
 
         return blend_windows(predict_window, windows, weights, latents)
@@ -384,7 +423,8 @@ class VideoAnydoorPipeline(DiffusionPipeline):
         options: SamplingOptions | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> Array:
-        """Generate u8[F,N,N,3] for a source window ``frames`` u8[F,N,N,3].
+        """Generate u8[F,N,N,3] for a source window ``frames`` u8[F,N,N,3] (for a residual: with the reference pasted,
+        ``LayerConditioning.lay_over``).
 
         ``masks`` bool[F,N,N]: where to generate. ``references`` u8[R,S,S,3], ``content`` u8[Fc,N,N,3] (Fc = 1, or F when the
         content encoder takes the warped reference), ``motion`` u8[F,N,N,3]: see ``conditioning.LayerConditioning``.

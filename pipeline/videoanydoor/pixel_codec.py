@@ -60,10 +60,3 @@ class PixelCodec(StrictModel):
 
     def enable_tiling(self) -> None:
         """Nothing to do: a block knows no neighbours."""
-
-
-def latent_stride(config: Any) -> int:
-    """Pixels per latent of a codec's configuration: a VAE's number of halvings, or what it says itself."""
-    if "stride" in config:
-        return int(config["stride"])
-    return int(2 ** (len(config["block_out_channels"]) - 1))

@@ -92,13 +92,39 @@ class CrossAttention(nn.Module):
         return target + self.attention(self.norm_target(target), encoder_hidden_states=self.norm_source(source))
 
 
+class LightReader(nn.Module):
+    """What the light of a scene does to the reference, from how bright the scene is in each colour, by a small perceptron.
+
+    Its last layer starts at zero: no change.
+    """
+
+    QUANTILES = (0.5, 0.9, 0.99, 1.0)
+    MOST_PIXELS = 16_384
+    """More are thinned."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(3 * (len(self.QUANTILES) + 1), width)
+        self.out = zero_module(nn.Linear(width, 3))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Shares of brightness [3] to be added to red, green and blue, from ``pixels`` [3, P] in 0..1 (black to white)."""
+        thinned = pixels[:, :: 1 + pixels.shape[1] // self.MOST_PIXELS].float()
+        levels = torch.tensor(self.QUANTILES, device=pixels.device)
+        found = torch.cat([torch.quantile(thinned, levels, dim=1).flatten(), thinned.mean(dim=1)])  # [15]
+        features = (found.clamp_min(0) + 0.02).log() + 0.7
+        shares: torch.Tensor = self.out(F.silu(self.hidden(features.to(self.hidden.weight.dtype))))
+        return shares
+
+
 class PixelWarper(StrictModel):
     """Key-point image and trajectory maps to fused features f_c.
 
     ``channels`` C: the ControlNet's first width. ``encoder_widths``: convolution widths; their count fixes the stride, which must
     be the VAE's. ``attention_stride``: the cross-attentions see features averaged over squares of this side.
     ``num_temporal_layers``, ``max_num_frames``: of the motion encoder. ``content``: what the content encoder is given, the
-    ``reference`` on its own canvas (the paper) or the reference ``warped`` to every frame.
+    ``reference`` on its own canvas (the paper) or the reference ``warped`` to every frame. ``reads_light``: with a ``LightReader``,
+    where the residual of plain pasting is predicted.
     """
 
     @register_to_config
@@ -112,6 +138,7 @@ class PixelWarper(StrictModel):
         max_num_frames: int = 32,
         norm_num_groups: int = 32,
         content: Literal["reference", "warped"] = "reference",
+        reads_light: bool = False,
     ) -> None:
         super().__init__()
         if content not in ("reference", "warped"):
@@ -123,6 +150,7 @@ class PixelWarper(StrictModel):
         )
         self.content_to_motion = CrossAttention(channels, num_attention_heads)
         self.motion_to_content = CrossAttention(channels, num_attention_heads)
+        self.light = LightReader() if reads_light else None
 
     @property
     def stride(self) -> int:

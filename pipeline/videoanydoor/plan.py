@@ -1,20 +1,29 @@
-"""The preflight: what a run will take, and how the networks are placed so that it fits, decided without loading anything."""
+"""The preflight: what a run will take, and how the networks are placed so that it fits, decided without loading anything.
+
+Importing this loads nothing heavy, so that the page can tell the plan of a run before anything of it is there.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError
 from ..runtime import Runtime
-from .conditioning import Grid
-from .pixel_codec import latent_stride
+from ..types import SamplingConfig
+from .folders import find_checkpoint
+from .scales import latent_stride
+
+if TYPE_CHECKING:
+    from .conditioning import Grid, MaskShape
+
+DEFAULT_WINDOW = 16
+"""Frames that are generated together unless the request says otherwise, where the checkpoint reaches that far."""
 
 NETWORKS = ("vae", "unet", "controlnet", "pixel_warper", "id_extractor")
 OPTIONAL_NETWORK = "identity_attention"
@@ -65,6 +74,8 @@ class ModelFacts:
     unet_width: int
     vae_width: int
     num_weights: dict[str, int]
+    mask_shape: MaskShape = "box"
+    is_residual: bool = False
 
     def weight_bytes(self, runtime: Runtime) -> dict[str, int]:
         """Bytes of every network in the runtime's precision."""
@@ -78,7 +89,9 @@ class ModelFacts:
 
     def grid(self, size: int) -> Grid:
         """The grid for pictures of side ``size``."""
-        return Grid(size, self.stride, self.reference_size, self.is_warped)
+        from .conditioning import Grid
+
+        return Grid(size, self.stride, self.reference_size, self.is_warped, self.mask_shape, self.is_residual)
 
 
 def read_facts(folder: Path) -> ModelFacts:
@@ -101,6 +114,8 @@ def read_facts(folder: Path) -> ModelFacts:
                 name: sum(count_weights(path) for path in (folder / name).glob("*.safetensors"))
                 for name in (*NETWORKS, OPTIONAL_NETWORK)
             },
+            mask_shape=index.get("mask_shape", "box"),
+            is_residual=bool(index.get("is_residual", False)),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         raise UserError(f"The checkpoint {folder.name!r} is incomplete or damaged; make it anew.") from error
@@ -118,6 +133,65 @@ def count_weights(path: Path) -> int:
             count *= int(extent)
         total += count
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a run has to make, and with which checkpoint: pictures of side ``size``, ``window`` of ``num_frames`` frames at
+    once, for each of ``num_layers`` layers, in ``num_steps`` steps (those of an inversion counted), guided or not."""
+
+    checkpoint: Path
+    facts: ModelFacts
+    size: int
+    window: int
+    num_frames: int
+    num_layers: int
+    num_steps: int
+    is_guided: bool
+
+    @property
+    def overlap(self) -> int:
+        """Frames that neighbouring windows share."""
+        return self.window // 2
+
+    @property
+    def num_windows(self) -> int:
+        """How many windows ``windows.split_windows`` makes of the frames."""
+        return 1 + max(0, math.ceil((self.num_frames - self.window) / (self.window - self.overlap)))
+
+
+def measure_extent(checkpoints: Path | None, sampling: SamplingConfig, num_frames: int, num_layers: int) -> Extent:
+    """What a request asks for, with the checkpoint's own values where it says nothing; ``checkpoints`` is the folder of all.
+
+    Raises ``UserError`` where the checkpoint cannot do it, and says how to get one where there is none.
+    """
+    folder = find_checkpoint(checkpoints, sampling.checkpoint)
+    facts = read_facts(folder)
+    size = sampling.size or facts.size
+    window = sampling.window or min(DEFAULT_WINDOW, facts.max_window)
+    if size % facts.size_multiple:
+        raise UserError(f"engine.size must be a multiple of {facts.size_multiple} for this checkpoint, not {size}.")
+    if not 2 <= window <= facts.max_window:
+        raise UserError(f"engine.window must be 2 to {facts.max_window} frames for this checkpoint, not {window}.")
+    num_steps = sampling.num_inference_steps * (2 if sampling.init == "inversion" else 1)
+    return Extent(folder, facts, size, window, num_frames, num_layers, num_steps, sampling.guidance_scale != 1)
+
+
+def plan_run(extent: Extent, runtime: Runtime, free_bytes: int, keeps_features: bool = False) -> Plan:
+    """The plan of a run on a device with so much free memory. Raises ``UserError`` when nothing fits."""
+    return choose_plan(
+        extent.facts,
+        runtime,
+        free_bytes,
+        size=extent.size,
+        window=min(extent.window, extent.num_frames),
+        num_windows=extent.num_windows,
+        num_steps=extent.num_steps * extent.num_layers,
+        num_frames=extent.num_frames * extent.num_layers,
+        is_guided=extent.is_guided,
+        keeps_features=keeps_features,
+        flops_per_s=guess_flops_per_s(runtime),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +234,8 @@ def guess_flops_per_s(runtime: Runtime) -> float:
     """Floating-point operations that the device does in a second, roughly: by its kind, number of cores and precision."""
     if runtime.device == "cpu":
         return CPU_FLOPS_PER_CORE * min(os.cpu_count() or 1, MAX_USEFUL_CORES)
+    import torch
+
     if runtime.device.startswith("cuda") and torch.cuda.is_available():
         units = torch.cuda.get_device_properties(runtime.torch_device()).multi_processor_count
         return float(units * CUDA_FLOPS_PER_UNIT[runtime.precision])

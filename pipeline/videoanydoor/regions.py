@@ -30,6 +30,8 @@ MIN_BOX_SHARE = 1 / 8
 """Smallest side of a mask in shares of the window's side: 64 px at 512 (ReVideo)."""
 MAX_ENLARGEMENT = 4
 """The window is never so small that the model works at more than this many times the clip's resolution."""
+SILHOUETTE_MARGIN = 1
+"""How many latent cells a mask of the shape of the silhouette is wider than it: soft edges and contact shadows fall there."""
 FEATHER_SHARE = 12 / 512
 """Width of the feathered edge in shares of the window's side."""
 
@@ -143,6 +145,17 @@ def fill_masks(boxes: Array, size: int) -> Array:
     return masks
 
 
+def grow_silhouettes(covered: Array, stride: int) -> Array:
+    """Masks bool[F,N,N] of whole cells of ``stride`` pixels: those that a silhouette ``covered`` f[F,N,N] touches, and
+    ``SILHOUETTE_MARGIN`` cells around them."""
+    num_frames, size = covered.shape[:2]
+    blocks = (num_frames, size // stride, stride, size // stride, stride)
+    cells = np.asarray(covered > 0).reshape(blocks).max(axis=(2, 4))
+    kernel = np.ones((2 * SILHOUETTE_MARGIN + 1,) * 2, np.uint8)
+    grown = np.array([cv2.dilate(frame.astype(np.uint8), kernel) for frame in cells], np.bool_)
+    return np.repeat(np.repeat(grown, stride, axis=1), stride, axis=2)
+
+
 def crop_frame(image: Array, window: CropWindow, frame: int) -> Array:
     """The window of a picture u8[H,W,3], resized to u8[size,size,3]; the picture's edges are repeated outside it."""
     height, width = image.shape[:2]
@@ -196,3 +209,11 @@ def uncrop_frame(generated: Array, window: CropWindow, frame: int, part: tuple[s
     full = resize_square(generated, window.side_px)
     rows, columns = part
     return full[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+
+
+def uncrop_mask(mask: Array, window: CropWindow, frame: int, part: tuple[slice, slice]) -> Array:
+    """A mask bool[size,size] at clip resolution over ``part``, f32[h,w], its edge softened inwards so that nothing outside it
+    counts."""
+    soft = cv2.blur(cv2.erode(mask.astype(np.float32), np.ones((5, 5))), (3, 3))
+    picture = np.repeat(np.rint(soft * 255).astype(np.uint8)[..., None], 3, axis=2)
+    return uncrop_frame(picture, window, frame, part)[..., 0].astype(np.float32) / 255

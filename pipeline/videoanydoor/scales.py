@@ -95,7 +95,7 @@ SDXL = PublishedScale(
     inpainting=Source(
         "diffusers/stable-diffusion-xl-1.0-inpainting-0.1", "115134f363124c53c7d878647567d04daf26e41e", INPAINTING_FILES
     ),
-    motion_adapter=Source("guoyww/animatediff-motion-adapter-sdxl-beta", None, ADAPTER_FILES),
+    motion_adapter=Source("guoyww/animatediff-motion-adapter-sdxl-beta", "26c864717b4d4b002bb48ae6c9d6bb431548c6cb", ADAPTER_FILES),
     backbone=Source("facebook/dinov2-giant", "611a9d42f2335e0f921f1e313ad3c1b7178d206d", BACKBONE_FILES),
 )
 
@@ -147,3 +147,10 @@ SCALES: dict[str, PublishedScale | RandomScale] = {"sd15": SD15, "sdxl": SDXL, "
 
 ENCODER_WIDTHS = (16, 32, 96, 256)
 """Widths of the condition encoders (ControlNet, ReVideo); the first ``n`` serve a VAE of ``n`` levels."""
+
+
+def latent_stride(config: Any) -> int:
+    """Pixels per latent of a codec's configuration: a VAE's number of halvings, or what it says itself."""
+    if "stride" in config:
+        return int(config["stride"])
+    return int(2 ** (len(config["block_out_channels"]) - 1))

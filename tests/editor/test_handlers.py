@@ -456,6 +456,7 @@ def test_progress_is_told_with_the_time_that_is_left():
     assert describe_progress(Progress("compositing", 25, 100), 10) == "Compositing: 25 of 100, about 30 s left"
     assert describe_progress(Progress("sampling", 10, 100), 60) == "Sampling: 10 of 100, about 9 min left"
     assert describe_progress(Progress("finishing", 100, 100), 60) == "Finishing: 100 of 100"
+    assert describe_progress(Progress("measuring the footage", 4, 7), 1) == "Measuring the footage: 4 of 7", "more is to come"
 
 
 def test_a_project_file_of_any_size_is_not_read(page, ready, uploads):

@@ -15,7 +15,7 @@ import av
 import pytest
 from PIL import Image
 
-from pipeline import cli
+from pipeline import cli, console
 from pipeline import project as project_room
 from pipeline.cli import DONE, FAILED, INPUT_AT_FAULT, INTERRUPTED, main
 from pipeline.media import probe_clip
@@ -338,7 +338,7 @@ def test_a_project_that_is_too_large_to_be_carried_says_so(folder, capsys, monke
 
 SLOW = """
 import sys, time
-from pipeline import cli
+from pipeline import cli, console
 from tests.pipeline.sample_project import FakeEngine
 class Slow(FakeEngine):
     def run(self, request, report, warn):
@@ -407,8 +407,8 @@ def test_a_terminal_gets_a_bar_that_tidies_up(folder, monkeypatch):
 
 def test_plain_progress_is_a_line_every_two_seconds(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
-    lines = cli._Lines()
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    lines = console._Lines()
     for step in range(1, 101):
         now[0] += 0.1
         lines.update(Progress("compositing", step, 100))

@@ -6,10 +6,13 @@ import gc
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.model_cache import ModelCache
+from pipeline import model_cache
+from pipeline.model_cache import ModelCache, ModelCaches, NoRoom
+from pipeline.runtime import Runtime
 
 
 class Model:
@@ -105,9 +108,42 @@ def test_two_runs_share_one_build_and_never_the_model():
     assert len(built) == 1 and most == [1] * 5
 
 
-def test_models_in_use_are_never_dropped_for_room():
+def test_models_in_use_are_never_dropped_for_room_and_others_wait_in_turn():
+    cache, order = ModelCache(50), []
+
+    def use(name):
+        with cache.lease(name, lambda: Model(name), 10, 40):
+            order.append((name, cache.keys()))
+
+    with cache.lease("a", lambda: Model("a"), 10, 40):
+        waiting = []
+        for name in ("b", "c"):
+            waiting.append(threading.Thread(target=use, args=(name,)))
+            waiting[-1].start()
+            while len(cache._turns) < len(waiting):
+                time.sleep(0.001)
+        with pytest.raises(NoRoom), cache.lease("d", lambda: pytest.fail("there is no room"), 10, 40, patience_s=0.02):
+            pass
+        assert cache.keys() == ("a",) and order == []
+    for thread in waiting:
+        thread.join()
+    assert order == [("b", ("a", "b")), ("c", ("b", "c"))], "in turn: beside one at work, one at rest"
+
+
+def test_what_fits_beside_a_model_at_work_does_not_wait():
     cache = ModelCache(50)
-    with cache.lease("a", lambda: Model("a"), 40), cache.lease("b", lambda: Model("b"), 40):
-        assert set(cache.keys()) == {"a", "b"}
-    with cache.lease("c", lambda: Model("c"), 40):
-        assert cache.keys() == ("c",)
+    with cache.lease("a", lambda: Model("a"), 10, 30), ThreadPoolExecutor(1) as other:
+
+        def use():
+            with cache.lease("b", lambda: Model("b"), 10, 20, patience_s=0):
+                return cache.keys()
+
+        assert other.submit(use).result() == ("a", "b")
+
+
+def test_every_device_has_one_cache_as_large_as_its_free_memory(monkeypatch):
+    monkeypatch.setattr(model_cache, "free_memory_bytes", lambda runtime: 1000 if runtime.device == "cpu" else 200)
+    caches = ModelCaches()
+    cpu, first = caches.find(Runtime("cpu", "float32")), caches.find(Runtime("cuda", "bfloat16"))
+    assert caches.find(Runtime("cpu", "float32")) is cpu and caches.find(Runtime("cuda:0", "bfloat16")) is first
+    assert (cpu.max_bytes, first.max_bytes, caches.find(Runtime("cuda:1", "bfloat16")) is first) == (900, 180, False)

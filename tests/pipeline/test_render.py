@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import threading
 import time
@@ -72,6 +73,23 @@ def test_a_render_reports_every_frame_and_sums_up(folder, request_, tmp_path):
 def test_an_engine_that_says_nothing_is_reported_for(request_, tmp_path):
     reports, _ = finish(render(request_, FakeEngine(silent=True), tmp_path / "out.mp4"))
     assert [report.step for report in reports if report.stage == "rendering"] == list(range(1, NUM_FRAMES + 1))
+
+
+def test_the_engine_runs_in_the_context_of_whoever_asks(request_, tmp_path):
+    asks: contextvars.ContextVar[str] = contextvars.ContextVar("asks", default="nobody")
+    seen = []
+
+    class Curious(FakeEngine):
+        def run(self, request, report, warn):
+            seen.append(asks.get())
+            yield from super().run(request, report, warn)
+
+    def ask():
+        asks.set("somebody")
+        finish(render(request_, Curious(), tmp_path / "out.mp4"))
+
+    contextvars.copy_context().run(ask)
+    assert seen == ["somebody"] and asks.get() == "nobody"
 
 
 def test_the_frames_that_come_out_are_those_that_the_engine_made(request_, tmp_path):

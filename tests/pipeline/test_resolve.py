@@ -35,6 +35,7 @@ from pipeline.types import (
 )
 
 from ..editor.canvas.colour_segmenter import ColourSegmenter, Segmenters
+from ..tiny import make_clip
 from .composite.removal_scenes import HW, NUM_FRAMES, disc_mask, psnr, truth, write_scene
 from .composite.scenes import make_disc, paint_texture
 
@@ -99,6 +100,28 @@ def test_doubtful_frames_are_told_once(clip, artifacts):
     segmenter = ColourSegmenter(doubtful=(12, 13, 14, 30))
     resolve_masks(held_out(clip, prompts, (10, 16)), segmenter, artifacts, ignore_progress, told.append)
     assert len(told) == 1 and "uncertain at frames 12, 14;" in told[0] and "'cup'" in told[0]
+
+
+def test_a_cut_is_named_with_what_to_do(tmp_path, artifacts):
+    """However sure the segmenter is behind it."""
+    y, x = np.mgrid[: HW[0], : HW[1]]
+    shots = [np.dstack([100 + 80 * np.sin(x / a + y / b)] * 3).astype(np.uint8) for a, b in ((19, 40), (50, 11))]
+
+    def images(frame_index):
+        image = shots[int(frame_index >= 9)].copy()
+        image[disc_mask(frame_index)] = (230, 30, 200)
+        return image
+
+    clip = media.probe_clip(make_clip(tmp_path / "cut.mp4", num_frames=18, hw=HW, images=images))
+    told: list[str] = []
+    resolve_masks(held_out(clip, MaskPrompts({4: on_disc(4)}), (2, 16)), ColourSegmenter(), artifacts, ignore_progress, told.append)
+    assert len(told) == 1 and "'cup'" in told[0] and "cuts to another shot at frame 9;" in told[0] and "9 or later" in told[0]
+    resolve_masks(held_out(clip, MaskPrompts({4: on_disc(4)}), (2, 9)), ColourSegmenter(), artifacts, ignore_progress, told.append)
+    follow = Follow("similarity", 4)
+    layer = Layer("cup", "insert", (make_disc(),), blend=OFF, pending=Pending(follow=follow))
+    layer = replace(layer, boxes=build_box_sequence({0: BoxKey((0.2, 0.2, 0.8, 0.8))}, clip.hw, clip.num_frames))
+    resolve_request(InsertionRequest(clip, (2, 16), (layer,)), Segmenters(None), artifacts, ignore_progress, told.append)
+    assert len(told) == 2 and "cuts to another shot at frame 9" in told[1] and "layer of their own" in told[1]
 
 
 class Blind(ColourSegmenter):

@@ -105,7 +105,7 @@ def test_the_whole_benchmark_writes_table_page_and_videos(folder, tmp_path) -> N
     (folder / "broken.mask.mkv").write_bytes(b"nothing")
     engines = {"perfect": Painter(keep), "bad": Painter(flash)}
     samplings = {name: replace(SAMPLING, name=name) for name in engines}
-    results = evaluate(folder, engines, samplings, tmp_path, num_frames=6, notes=["a note"], tell=said.append)
+    results = evaluate(find_masked_videos(folder), engines, samplings, tmp_path, num_frames=6, notes=["a note"], tell=said.append)
     assert [(each.clip, each.engine) for each in results] == [("thing", "perfect"), ("thing", "bad")]
     assert said[0].startswith("broken.mp4 is left out:")
     table = (tmp_path / "table.md").read_text()

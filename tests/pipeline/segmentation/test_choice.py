@@ -10,6 +10,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.segmentation import choice
 from pipeline.segmentation.choice import SegmenterByName
+from pipeline.segmentation.options import SegmenterOptions
 from pipeline.segmentation.weights import SAM2_MODELS
 
 from .tiny_sam2 import save_sam2
@@ -34,6 +35,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def make(device: str, checkpoints: Path | None, model: str | Path | None = None, input_size: int | None = None, name="auto"):
+    options = SegmenterOptions(name, None if model is None else str(model), input_size, device, checkpoints)
+    return SegmenterByName(options)
+
+
 class Fallback:
     name = "fallback"
     key = "fallback"
@@ -45,18 +51,28 @@ def fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_is_sam2_where_its_weights_are(checkpoints, tmp_path):
-    there = SegmenterByName("cpu", checkpoints)
+    there = make("cpu", checkpoints)
     assert there.resolve() == "sam2" and there.find("auto").name == "sam2"
     assert there.find("auto") is there.find("sam2") is there.find(), "built once"
     assert "SAM 2.1 (sam2.1-hiera-tiny, at 64 px)" in there.describe()
-    absent = SegmenterByName("cpu", tmp_path / "nothing")
+    absent = make("cpu", tmp_path / "nothing")
     assert absent.resolve() == "fallback" and absent.find("auto").name == "fallback"
     assert "python -m pipeline fetch-models" in absent.describe()
     assert there.find("fallback").name == "fallback"
 
 
+def test_the_options_say_what_auto_is(checkpoints, tmp_path):
+    plain = make("cpu", checkpoints, name="fallback")
+    assert plain.find("auto").name == "fallback" and plain.find("sam2").name == "sam2", "a project may name its own"
+    assert plain.describe() == "The built-in segmenter, which needs no download, finds and follows what you click."
+    absent = make("cpu", tmp_path / "nothing", name="sam2")
+    with pytest.raises(UserError, match="no weights"):
+        absent.find("auto")
+    assert "SAM 2.1 is to find what you click, but it is not here yet; run 'python -m" in absent.describe()
+
+
 def test_weights_that_arrive_later_are_found(tmp_path):
-    found = SegmenterByName("cpu", tmp_path)
+    found = make("cpu", tmp_path)
     assert found.find("auto").name == "fallback"
     save_sam2(tmp_path / "sam2.1-hiera-small")
     assert found.find("auto").name == "sam2"
@@ -64,7 +80,7 @@ def test_weights_that_arrive_later_are_found(tmp_path):
 
 def test_sam2_without_weights_names_the_command_that_fetches_them(tmp_path):
     with pytest.raises(UserError, match="python -m pipeline fetch-models"):
-        SegmenterByName("cpu", tmp_path).find("sam2")
+        make("cpu", tmp_path).find("sam2")
 
 
 def test_a_named_model_that_cannot_be_fetched_is_one_sentence(tmp_path, monkeypatch):
@@ -74,28 +90,28 @@ def test_a_named_model_that_cannot_be_fetched_is_one_sentence(tmp_path, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     for name in ("sam2.1-hiera-small", "facebook/sam2.1-hiera-small"):
         with pytest.raises(UserError, match=r"hub cannot be reached; .*fetch-models"):
-            SegmenterByName("cpu", tmp_path, model=name).find("sam2")
-        assert SegmenterByName("cpu", tmp_path, model=name).find("auto").name == "fallback", "auto never downloads"
+            make("cpu", tmp_path, model=name).find("sam2")
+        assert make("cpu", tmp_path, model=name).find("auto").name == "fallback", "auto never downloads"
     assert list(tmp_path.glob("*")) == [], "nothing is left of the attempt"
 
 
 def test_a_local_folder_and_an_input_size_are_taken(checkpoints):
     folder = checkpoints / "sam2.1-hiera-tiny"
-    found = SegmenterByName("cpu", None, model=folder, input_size=96)
+    found = make("cpu", None, model=folder, input_size=96)
     assert found.find("sam2").input_size == 96
     assert "at 96 px" in found.describe()
     with pytest.raises(UserError, match="no weights"):
-        SegmenterByName("cpu", None, model=checkpoints / "nothing").find("sam2")
+        make("cpu", None, model=checkpoints / "nothing").find("sam2")
 
 
 def test_an_unknown_name_is_refused(tmp_path):
     with pytest.raises(UserError, match="use auto or sam2 or fallback"):
-        SegmenterByName("cpu", tmp_path).find("sam3")
+        make("cpu", tmp_path).find("sam3")
 
 
 def test_without_the_libraries_sam2_says_what_to_install(checkpoints, monkeypatch):
     monkeypatch.setattr(choice, "NEEDED", ("torch", "no_such_library"))
-    found = SegmenterByName("cpu", checkpoints)
+    found = make("cpu", checkpoints)
     assert found.find("auto").name == "fallback"
     assert "install no_such_library" in found.describe()
     with pytest.raises(UserError, match="needs no_such_library"):
@@ -104,7 +120,7 @@ def test_without_the_libraries_sam2_says_what_to_install(checkpoints, monkeypatc
 
 def test_a_device_that_is_not_there_is_refused(checkpoints):
     with pytest.raises(UserError, match="no device 'cuda:7'"):
-        SegmenterByName("cuda:7", checkpoints).find("sam2")
+        make("cuda:7", checkpoints).find("sam2")
 
 
 def test_published_models_are_pinned():

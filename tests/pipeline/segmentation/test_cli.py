@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import cli
 from pipeline.cli import DONE, INPUT_AT_FAULT, main
 from pipeline.masks import decode_rle, read_mask_track
 from pipeline.media import FrameStore, probe_clip, read_frames
+from pipeline.project import read_result_project
+from pipeline.segmentation import sam2
 from pipeline.segmentation.sam2 import build_segmenter
 from pipeline.segmentation.tracks import MaskTracks
 from pipeline.types import Array, Click, Prompt
@@ -52,7 +55,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def segment(media: Path, output: Path, *arguments: str, clicks: tuple[str, ...] = CLICKS) -> int:
-    fixed = ("--segmenter", "sam2", "--model", str(media / "weights"), "--device", "cpu")
+    fixed = ("--segmenter", "sam2", "--segmenter-model", str(media / "weights"), "--segmenter-device", "cpu")
     return main(["segment", str(media / "clip.mp4"), *clicks, *fixed, "-o", str(output), *arguments])
 
 
@@ -123,9 +126,9 @@ def test_a_box_and_the_cache_of_an_earlier_run(media, tmp_path, cache):
         ((), ("--box", "0.5,0.5,0.2,0.9"), "top left corner first"),
         (("--frame", "8"), CLICKS, "Frame 8 has clicks, but clip.mp4 has frames 0 to 7"),
         (("--frame", "-1"), CLICKS, "must be a frame number"),
-        (("--input-size", "100"), CLICKS, "in steps of 32"),
-        (("--device", "cuda:9"), CLICKS, "no device"),
-        (("--model", "nowhere"), CLICKS, "no weights here; run 'python -m pipeline fetch-models'"),
+        (("--segmenter-size", "100"), CLICKS, "in steps of 32"),
+        (("--segmenter-device", "cuda:9"), CLICKS, "no device"),
+        (("--segmenter-model", "nowhere"), CLICKS, "no weights here; run 'python -m pipeline fetch-models'"),
     ],
 )
 def test_faults_are_one_sentence(media, tmp_path, capsys, arguments, clicks, says):
@@ -167,9 +170,44 @@ def test_finding_nothing_is_said(media, tmp_path, capsys, monkeypatch):
 
 
 def test_uncertain_frames_are_named(media, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.segmentation.LOW_CONFIDENCE", 2.0)
+    monkeypatch.setattr("pipeline.segmentation.tracks.LOW_CONFIDENCE", 2.0)
     assert segment(media, tmp_path / "out" / "masks.mkv", "--frame", "3", "--propagate", "forward") == DONE
-    assert "not sure of 5 of 5 frames: 3-7; look there" in capsys.readouterr().err
+    assert "not sure of any of the 5 frames; look there" in capsys.readouterr().err
+
+
+def test_a_thing_that_is_gone_behind_a_cut_is_said(tmp_path, capsys):
+    ground = np.random.default_rng(0).integers(60, 150, (64, 96, 1), np.uint8).repeat(3, axis=2)
+
+    def paint(frame_index: int) -> Array:
+        image = ground.copy() if frame_index < 6 else 255 - ground[:, ::-1]
+        image[20:44, 30 + frame_index : 60 + frame_index] = (210, 40, 40) if frame_index < 6 else image[20:44, 30:60]
+        return image
+
+    make_clip(tmp_path / "cut.mp4", num_frames=10, images=paint)
+    flags = ["--click", "0.45,0.5", "--segmenter", "fallback", "--propagate", "forward", "--json"]
+    assert main(["segment", str(tmp_path / "cut.mp4"), *flags, "-o", str(tmp_path / "out" / "masks.mkv")]) == DONE
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert warning.startswith(
+        "Nothing of it is found in 4 of 10 frames (6-9): it is hidden or out of the picture there, or the clip cuts"
+    )
+
+
+def test_running_out_of_memory_leaves_nothing_and_the_same_command_goes_on(media, tmp_path, capsys, monkeypatch):
+    plain = sam2.Sam2Segmenter.propagate
+
+    def propagate(self, frames, seeds, order):
+        for frame_index, found in plain(self, frames, seeds, order):
+            if frame_index == 5:
+                raise MemoryError
+            yield frame_index, found
+
+    monkeypatch.setattr(sam2.Sam2Segmenter, "propagate", propagate)
+    flags = ("--frame", "3", "--propagate", "forward")
+    status = segment(media, tmp_path / "out" / "masks.mkv", *flags)
+    assert_refused(capsys, tmp_path, status, "not enough memory to go on")
+    monkeypatch.setattr(sam2.Sam2Segmenter, "segment", lambda *_: pytest.fail("it is known"))
+    monkeypatch.setattr(sam2.Sam2Segmenter, "propagate", plain)
+    assert segment(media, tmp_path / "out" / "masks.mkv", *flags) == DONE
 
 
 def test_fetching_asks_for_what_was_named(tmp_path, capsys, monkeypatch):
@@ -203,3 +241,21 @@ def test_help_names_the_models(capsys):
         main(["fetch-models", "--help"])
     text = capsys.readouterr().out
     assert all(name in text.replace("\n", " ") for name in ("sam2.1-hiera-tiny", "sam2.1-hiera-large"))
+
+
+def test_render_takes_the_same_flags_and_shares_its_loaded_models(media, tmp_path, monkeypatch, capsys):
+    layer = {"name": "it", "kind": "remove", "target": {"prompts": {"3": {"clicks": [[0.4, 0.5, 1], [0.9, 0.1, 0]]}}}}
+    document = {"version": 1, "clip": {"path": str(media / "clip.mp4")}, "layers": [layer]}
+    (tmp_path / "project.json").write_text(json.dumps(document))
+    asked: list[object] = []
+    build, build_engine = sam2.build_segmenter, cli.build_composite
+    monkeypatch.setattr(sam2, "build_segmenter", lambda *given: asked.append(given) or build(*given))
+    monkeypatch.setattr(cli, "ENGINES", {"composite": lambda *given: asked.append(given[-1]) or build_engine(*given)})
+    flags = ("--segmenter", "sam2", "--segmenter-model", str(media / "weights"), "--segmenter-size", "96")
+    output = tmp_path / "out" / "without.mp4"
+    arguments = ["render", str(tmp_path / "project.json"), "-o", str(output), "--json", *flags, "--segmenter-device", "cpu"]
+    assert main(arguments) == DONE
+    assert json.loads(capsys.readouterr().out)["segmenter"] == "sam2"
+    assert read_result_project(output).segmenter.name == "sam2", "the result says who made its masks"
+    models, (weights, device, size, shared) = asked
+    assert (weights, device, size) == (media / "weights", "cpu", 96) and shared is models is not None

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.masks import decode_rle
 from pipeline.media import FrameStore, probe_clip
 from pipeline.segmentation import Segmentation
-from pipeline.segmentation.tracks import MaskTracks, TrackedMask, prompt_neighbours
+from pipeline.segmentation.tracks import MaskTracks, TrackedMask, list_doubts, prompt_neighbours
 from pipeline.types import Array, Click, Clip, Prompt
 
 from ...tiny import make_clip
@@ -156,6 +156,17 @@ def test_a_correction_changes_the_frames_up_to_the_neighbouring_prompts_alone(fr
     assert len(tracks.known(frames.clip, {5: A, 30: B}, 0, NUM_FRAMES)) == NUM_FRAMES, "undo finds the old masks"
 
 
+def test_what_a_person_should_know_of_a_track_is_a_sentence_each():
+    runs = np.array([4, 2], np.uint32)
+    masks = {index: TrackedMask(runs, 0.9) for index in range(4)}
+    assert list_doubts(masks) == []
+    masks |= {index: TrackedMask(runs, 0.2) for index in (4, 6)} | {index: TrackedMask(None, 0.1) for index in (5, 7, 8, 9)}
+    unseen, unsure = list_doubts(masks)
+    assert unseen.startswith("Nothing of it is found in 4 of 10 frames (5, 7-9): it is hidden or out of the picture")
+    assert unsure.startswith("The segmenter is not sure of 2 of 10 frames (4, 6); look there")
+    assert "any of the 2 frames" in list_doubts({5: masks[5], 7: masks[7]})[0] and "frame 4;" in list_doubts({4: masks[4]})[0]
+
+
 @pytest.mark.parametrize("count", [1, 3, 33, 36])
 def test_stopping_at_any_frame_keeps_what_was_made(frames, cache, count):
     tracks = MaskTracks(FakeSegmenter(), cache)
@@ -170,7 +181,7 @@ def test_stopping_at_any_frame_keeps_what_was_made(frames, cache, count):
 
 def test_a_segmenter_that_fails_keeps_what_was_made(frames, cache):
     tracks = MaskTracks(FakeSegmenter(stop_at=9), cache)
-    with pytest.raises(MemoryError):
+    with pytest.raises(UserError, match="not enough memory to go on"):
         list(tracks.track(frames, {2: A}, 0, NUM_FRAMES))
     assert sorted(tracks.known(frames.clip, {2: A}, 0, NUM_FRAMES)) == list(range(2, 9))
 

@@ -125,6 +125,8 @@ def test_clips_survive_storage() -> None:
     again = decode_clip("c", encode_clip(clip))
     assert np.array_equal(again.frames, clip.frames) and np.array_equal(again.boxes.boxes_px, clip.boxes.boxes_px)
     assert np.array_equal(again.trajectories.points_px, clip.trajectories.points_px) and again.source == clip.source
+    assert np.array_equal(again.scene, clip.scene) and not np.array_equal(clip.scene, clip.frames)
+    assert decode_clip("c", encode_clip(replace(clip, scene=None))).scene is None
     with pytest.raises(ValueError, match="not a training clip"):
         decode_clip("x", b"nonsense")
 

@@ -99,7 +99,7 @@ def test_a_damaged_state_is_named(material, tmp_path) -> None:
 
 def test_every_configuration_reads_and_every_ablation_takes_three_steps(material, tmp_path) -> None:
     paths = sorted(CONFIGS.rglob("*.yaml"))
-    assert len(paths) == 18
+    assert len(paths) == 19
     names = {"sd15", "sdxl", "nano", "pico", "mix"}
     assert {path.stem for path in paths if path.parent == CONFIGS} == names
     changed = {}
@@ -113,7 +113,7 @@ def test_every_configuration_reads_and_every_ablation_takes_three_steps(material
         summary = train(small, material, tmp_path / path.stem, device="cpu")
         assert summary.step == 3 and np.isfinite(summary.loss)
         changed[path.stem] = summary.loss
-    assert len(changed) == 13
+    assert len(changed) == 14
     # every row but the last pair is a training of its own: same seed and data order, another loss
     assert len({round(loss, 7) for loss in changed.values()}) >= 9
 

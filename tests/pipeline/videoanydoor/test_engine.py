@@ -456,12 +456,12 @@ def test_the_plan_follows_the_free_memory(checkpoints, clip, tmp_path):
     assert plan.num_evaluations == 2 * 2 and "of 5.0 GB" in plan.describe()
 
 
-def test_what_is_loaded_already_does_not_count_twice(checkpoints, clip, tmp_path):
+def test_what_is_loaded_already_does_not_count_twice(checkpoints, clip, tmp_path, monkeypatch):
     models, runtime = ModelCache(1 << 30), Runtime("cuda", "bfloat16")
     request = make_request(clip)
-    needed = make_engine(checkpoints, tmp_path)._prepare(request).facts.idle_bytes("resident", runtime)
-    device = [int(needed * 2.2)]
-    engine = VideoAnydoorEngine(checkpoints, runtime, models, ArtifactCache(tmp_path), lambda: device[0] - models.held_bytes)
+    needed = make_engine(checkpoints, tmp_path)._prepare(request).extent.facts.idle_bytes("resident", runtime)
+    monkeypatch.setattr("pipeline.videoanydoor.engine.free_memory_bytes", lambda _: int(needed * 2.2) - models.held_bytes)
+    engine = VideoAnydoorEngine(checkpoints, runtime, models, ArtifactCache(tmp_path))
     before = engine.plan(request)
     key = _model_key(engine._prepare(request).key, before.placement, before.is_tiled)
     with models.lease(key, object, needed):

@@ -83,6 +83,7 @@ def test_the_plan_covers_the_memory_of_a_full_size_step(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_sd15_really_runs_one_step_on_the_cpu():
     torch.set_num_threads(2)
     torch.manual_seed(0)

@@ -109,6 +109,33 @@ def test_each_conditioning_input_changes_the_output(pipe, change):
     assert (one == again).all() and differs(one, two) > 0.002
 
 
+@torch.no_grad()
+def test_each_input_reaches_the_networks_by_its_own_way(pipe):
+    inputs = make_inputs()
+    parts = {
+        "source": pipe.encode_source(inputs["frames"], inputs["masks"], with_source=False),
+        "identity": pipe.encode_identity(inputs["references"]),
+        "features": pipe.encode_motion(inputs["content"], inputs["motion"], [slice(0, NUM_FRAMES)]),
+    }
+    source, (reference, null) = parts["source"], parts["identity"]
+
+    def denoise(motion_strength=1.0, **changed):
+        scheduler = fresh_scheduler(pipe.scheduler, 2, torch.device("cpu"))
+        latents = pipe.prepare_latents(source, parts["identity"], OPTIONS, scheduler)
+        return pipe.denoise(
+            latents, **{**parts, **changed}, options=replace(OPTIONS, motion_strength=motion_strength), scheduler=scheduler
+        )
+
+    plain, alone = denoise(), denoise(motion_strength=0.0)
+    other = type(parts["identity"])(reference._replace(tokens=-reference.tokens), null)
+    assert not torch.equal(denoise(source=source._replace(mask=1 - source.mask)), plain), "the mask's own channel"
+    assert not torch.equal(denoise(source=source._replace(masked=-source.masked)), plain), "the masked video's own channels"
+    assert not torch.equal(denoise(identity=other, motion_strength=0.0), alone), "the U-Net reads the identity"
+    sample, features = torch.ones(1, 9, NUM_FRAMES, 8, 8), torch.ones(1, 16, NUM_FRAMES, 8, 8)
+    mids = [pipe.controlnet(sample, torch.tensor([500]), tokens, features).mid for tokens in (reference.tokens, -reference.tokens)]
+    assert not torch.equal(*mids), "and so does the ControlNet"
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -286,7 +313,7 @@ def test_kept_deep_features_give_the_same_output_for_the_same_input(scale):
     randomize_zeros(built.controlnet, built.pixel_warper)
     inputs = make_inputs()
     identity = built.encode_identity(inputs["references"]).reference
-    features = built.encode_motion(inputs["content"], inputs["motion"], [slice(0, NUM_FRAMES)])[0]
+    features = built.encode_motion(inputs["content"], inputs["motion"], [slice(0, NUM_FRAMES)])[0].features
     added = added_embeddings(built.unet, identity, 32)
     sample = torch.randn(1, 9, NUM_FRAMES, 8, 8, generator=torch.Generator().manual_seed(0))
     cache, timestep, context = DeepFeatureCache(2), torch.tensor([500]), frame_context(identity, NUM_FRAMES, None)

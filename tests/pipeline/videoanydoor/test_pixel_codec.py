@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.videoanydoor.pixel_codec import PixelCodec, latent_stride
+from pipeline.videoanydoor.pixel_codec import PixelCodec
+from pipeline.videoanydoor.scales import latent_stride
 
 
 def test_decoding_undoes_encoding_exactly() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ from pipeline import cli
 from pipeline.cli import DONE, INPUT_AT_FAULT, main
 from pipeline.media import probe_clip, read_frames
 from pipeline.project import read_result_project
+from pipeline.videoanydoor.folders import INIT_COMMAND, NO_CHECKPOINT
 from tests.pipeline.sample_project import DOCUMENT, HW, changed, write_media, write_project
+from tests.serving import ROOT
 from tests.tiny_models import make_pipeline, randomize_zeros
 
 LAYER = ("layers", 0)
@@ -147,13 +151,17 @@ def test_a_device_or_a_memory_that_is_not_there(folder, tmp_path, capsys, monkey
     assert "engine.size or engine.window" in capsys.readouterr().err
 
 
-def test_a_tiny_scale_is_made_and_rendered_by_commands_alone(folder, tmp_path, capsys):
-    checkpoint = tmp_path / "nano"
-    assert main(["videoanydoor", "init", "--scale", "nano", "-o", str(checkpoint)]) == DONE
+def test_a_person_without_a_checkpoint_gets_one_by_doing_as_told(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert INIT_COMMAND in NO_CHECKPOINT
+    command = shlex.split(INIT_COMMAND)
+    assert command[:3] == ["python", "-m", "pipeline"] and main(command[3:]) == DONE
     document = changed(PROJECT, ("range", [0, 2]), ("engine", "window", 2))
-    assert run(folder, tmp_path / "out.mkv", "--checkpoint", str(checkpoint), document=document) == DONE
+    assert run(folder, tmp_path / "out.mkv", document=document) == DONE
     assert touched(folder, tmp_path / "out.mkv").any()
-    assert main(["videoanydoor", "init", "--scale", "nano", "-o", str(checkpoint)]) == INPUT_AT_FAULT
+    for name in re.findall(r"docs/\w+\.md", NO_CHECKPOINT):
+        assert "python -m pipeline videoanydoor " in (ROOT / name).read_text(encoding="utf-8"), name
+    assert main(command[3:]) == INPUT_AT_FAULT
     assert "exists already" in capsys.readouterr().err
 
 
