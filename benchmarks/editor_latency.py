@@ -1,8 +1,8 @@
 """How quickly the canvas follows the hand, measured in a headless browser: ``python -m benchmarks.editor_latency``.
 
-Three medians: from a pointer event's own time until the frame that shows it has left the page, from a scrub step to the painted
-frame (warm cache, 720p), from the end of an edit to the animatic drawn with the server's new meshes (MLS deformation by four
-paths).
+Four medians: from a pointer event's own time until the frame that shows it has left the page, alone and behind a hold-out; from a
+scrub step to the painted frame (warm cache, 720p); from the end of an edit to the animatic drawn with the server's new meshes (MLS
+deformation by four paths).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.masks import coco_mask, encode_rle
 from tests.editor.canvas.bench import CHROMIUM, FLAGS, Hand, serving_canvas
 from tests.tiny import make_clip
 
@@ -79,7 +82,18 @@ def measure(tab: Any, hand: Hand, url: str) -> dict[str, list[float]]:
     hand.press("v")
     x0, _, _, y1 = hand.box()
     hand.drag(((x0 + 20) / HW[1], (y1 - 10) / HW[0]), (0.3, 0.3), (0.6, 0.6), (0.4, 0.7), steps=60)
-    return {"pointer move to paint": tab.evaluate("window.moves"), "scrub step to frame": scrubs, "edit to animatic": edits}
+    moves = tab.evaluate("window.moves.splice(0)")
+    y, x = np.mgrid[: HW[0], : HW[1]]
+    disc = coco_mask(encode_rle(np.hypot(x - 600, y - 360) < 200), HW)
+    gesture = {"kind": "set_mask_edits", "layer": 0, "mask": 0, "edits": {str(hand.js("c.model.frame")): disc}}
+    tab.evaluate("(gesture) => { document.querySelector('.cv-root').canvas.edit([gesture]); }", gesture)
+    tab.wait_for_function("() => document.querySelector('.cv-root').canvas.stage.fronts.made.size")
+    hand.settle()
+    tab.evaluate("window.moves.splice(0)")
+    x0, _, _, y1 = hand.box()
+    hand.drag(((x0 + 20) / HW[1], (y1 - 10) / HW[0]), (0.3, 0.3), (0.6, 0.6), (0.4, 0.7), steps=60)
+    fronts = tab.evaluate("window.moves")
+    return {"pointer move to paint": moves, "  behind a hold-out": fronts, "scrub step to frame": scrubs, "edit to animatic": edits}
 
 
 def main() -> None:
@@ -95,7 +109,7 @@ def main() -> None:
             tab = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=arguments.dpr)
             found = measure(tab, Hand(tab), served.url)
             browser.close()
-    aims = {"pointer move to paint": 16, "scrub step to frame": 100, "edit to animatic": 2000}
+    aims = {"pointer move to paint": 16, "  behind a hold-out": 16, "scrub step to frame": 100, "edit to animatic": 2000}
     for name, values in found.items():
         ordered = sorted(values)
         high = ordered[int(0.95 * (len(ordered) - 1))]

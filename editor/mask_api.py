@@ -42,6 +42,7 @@ class MaskApi:
     def segment(self, path: Path, frame: object, clicks: object, box: object, name: object) -> tuple[Array, dict[str, Any]]:
         """The mask bool[H,W] of the thing on one frame, and a report. Raises ``UserError``."""
         from pipeline.media import FrameStore, probe_clip
+        from pipeline.segmentation.tracks import list_doubts
 
         clip = probe_clip(path, self._limits)
         prompt = {"clicks": _decoded(clicks, "clicks") or [], "box": _decoded(box, "box")}
@@ -54,7 +55,7 @@ class MaskApi:
             raise UserError(f"Nothing was found at frame {frame_index}; click in the middle of the thing, or give a box around it.")
         mask = decode_rle(found.runs, clip.hw)
         report = {"frame": frame_index, "pixels": int(mask.sum()), "confidence": round(found.confidence, 4)}
-        return mask, {**report, "segmenter": tracks.segmenter.name}
+        return mask, {**report, "segmenter": tracks.segmenter.name, "notes": list_doubts({frame_index: found})}
 
     def propagate(
         self, path: Path, prompts_json: object, start: object, stop: object, name: object, output: Path
@@ -83,7 +84,7 @@ class MaskApi:
         return _report(made, tracks)
 
     def _prompts(self, value: object, clip: Clip) -> dict[int, Prompt]:
-        checked = _read_prompts(value, "prompts")
+        checked = _read_prompts({} if value is None else value, "prompts")
         for frame_index in checked:
             if frame_index >= clip.num_frames:
                 raise UserError(f"Frame {frame_index} has clicks, but the clip's last frame is {clip.num_frames - 1}.")
@@ -106,6 +107,7 @@ class MaskApi:
 
 def _report(made: Mapping[int, TrackedMask], tracks: MaskTracks) -> dict[str, Any]:
     from pipeline.segmentation import LOW_CONFIDENCE
+    from pipeline.segmentation.tracks import list_doubts
 
     ordered: Sequence[int] = sorted(made)
     return {
@@ -113,6 +115,7 @@ def _report(made: Mapping[int, TrackedMask], tracks: MaskTracks) -> dict[str, An
         "segmenter": tracks.segmenter.name,
         "unsure": [index for index in ordered if made[index].confidence < LOW_CONFIDENCE],
         "unseen": [index for index in ordered if made[index].runs is None],
+        "notes": list_doubts(made),
     }
 
 

@@ -5,7 +5,8 @@
 ``result-lossless.mkv`` the same without loss (FFV1, the source's own samples where nothing was touched)
 ``layer.mov``           what was laid over the source: ProRes 4444 with straight alpha
 ``matte.mkv``           how much of each pixel that covers: 8 bit grey without loss
-``boxes.json``          every layer's box keys as the project writes them, and one box for every frame, 0..1 of the picture
+``boxes.json``          every layer's box keys as the project writes them, with the surface they are tied to, and one box for
+                        every frame as it is seen there, 0..1 of the picture
 ``trajectories.json``   the same for its trajectories
 ``layer-1-boxes.csv``   one row per frame, in pixels of the clip; likewise ``layer-1-trajectories.csv``, and for every layer
 ``project.json``        the project file
@@ -24,12 +25,16 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from .engines import Engine, Report
 from .errors import UserError
 from .media.matte import MatteWriter
+from .motion import carry_boxes, carry_points
 from .render import render
 from .splice import Part, SplicedEngine, whole_request
 from .types import Clip, Frame, InsertionRequest, Layer, Progress
@@ -55,21 +60,28 @@ def write_pack(
         with MatteWriter(folder / "matte.mkv", request.clip, request.frame_range) as matte:
             engine = _Tapped(SplicedEngine(parts), matte)
             yield from render(request, engine, folder / "result-lossless.mkv", lossless=True, layer_alpha_path=folder / "layer.mov")
-        texts = {**motion_texts(parts, documents), **_project_texts(parts, documents, project)}
+        texts = {**motion_texts([engine.as_made(part) for part in parts], documents), **_project_texts(parts, documents, project)}
         files = {"result.mp4": result, **{each.name: each for each in sorted(folder.iterdir())}}
         yield from _write_zip(output, files, texts)
 
 
 class _Tapped:
-    """An engine whose frames are also handed to one more writer."""
+    """An engine whose frames are also handed to one more writer, and that remembers what layers they were made of."""
 
     def __init__(self, engine: Engine, writer: MatteWriter) -> None:
         self._engine, self._writer = engine, writer
+        self._layers: dict[int, tuple[Layer, ...]] = {}
+
+    def as_made(self, part: Part) -> Part:
+        """The part with its layers as its frames were made of them: masks found, surfaces followed."""
+        layers = self._layers[part.frame_range[0]] or part.request.layers
+        return replace(part, request=replace(part.request, layers=layers))
 
     def run(self, request: InsertionRequest, report: Report, warn: Callable[[str], None]) -> Iterator[Frame]:
         with closing(cast("Generator[Frame, None, None]", self._engine.run(request, report, warn))) as frames:
             for frame in frames:
                 self._writer.write(frame)
+                self._layers[frame.frame_index] = frame.layers
                 yield frame
 
 
@@ -105,7 +117,7 @@ def _write_zip(output: Path, files: Mapping[str, Path], texts: Mapping[str, str]
 
 def motion_texts(parts: Sequence[Part], documents: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Boxes and trajectories of every layer: file names and their texts, JSON and CSV. CSV files have exactly one row per frame of
-    the result; cells are empty where a layer or a trajectory is not there."""
+    the result; cells are empty where a layer or a trajectory is not there. Layers that follow a surface must know its motion."""
     count = max(len(part.request.layers) for part in parts)
     layers = [_LayerTable(parts, documents, index) for index in range(count)]
     texts = {
@@ -128,7 +140,7 @@ class _LayerTable:
         self._written: list[tuple[tuple[int, int], Mapping[str, Any]]] = []
         self._points: dict[str, None] = {}
         for part, document in zip(parts, documents, strict=True):
-            layer = part.request.layers[index] if index < len(part.request.layers) else None
+            layer = _on_screen(part.request.layers[index]) if index < len(part.request.layers) else None
             self._rows += [(frame, layer) for frame in range(*part.frame_range)]
             if layer is not None:
                 self._written.append((part.frame_range, document["layers"][index]))
@@ -149,13 +161,22 @@ class _LayerTable:
                     "visible": bool(layer.boxes.is_visible[frame]),
                 }
             dense.append({"frame": frame, **(row or {"box": None})})
-        keys = [{"range": list(span), "boxes": layer["boxes"]} for span, layer in self._written if layer.get("boxes")]
+        keys = [
+            {"range": list(span), "boxes": layer["boxes"], **_followed(layer)}
+            for span, layer in self._written
+            if layer.get("boxes")
+        ]
         return {"name": self.name, "keys": keys, "dense": dense}
 
     def trajectories(self) -> Document:
         dense = {point: [self._point(frame, layer, point) for frame, layer in self._rows] for point in self._points}
         keys = [
-            {"range": list(span), "trajectories": layer["trajectories"], "points": layer["references"][0].get("points", {})}
+            {
+                "range": list(span),
+                "trajectories": layer["trajectories"],
+                "points": layer["references"][0].get("points", {}),
+                **_followed(layer),
+            }
             for span, layer in self._written
             if layer.get("trajectories")
         ]
@@ -202,6 +223,20 @@ class _LayerTable:
     def _time(self, frame: int) -> str:
         ticks = int(self._clip.timestamps[frame] - self._clip.timestamps[self._start])
         return f"{float(ticks * self._clip.time_base):.6f}"
+
+
+def _on_screen(layer: Layer) -> Layer:
+    """The layer with its boxes and trajectories where the picture shows them, whatever surface they are tied to."""
+    boxes, paths, surface = layer.boxes, layer.trajectories, layer.surface
+    if surface is None:
+        return layer
+    moved = None if paths is None else replace(paths, points_px=carry_points(surface, paths.points_px).astype(np.float32))
+    return replace(layer, boxes=None if boxes is None else carry_boxes(surface, boxes), trajectories=moved, surface=None)
+
+
+def _followed(layer: Mapping[str, Any]) -> Document:
+    """What the keys of a layer of a document are tied to, if anything."""
+    return {"follow": layer["follow"]} if layer.get("follow") else {}
 
 
 def _motion_json(parts: Sequence[Part], layers: list[Document]) -> str:

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tests.editor.canvas.bench import CHROMIUM, FLAGS
+from tests.serving import serving
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +21,11 @@ def chromium():
         browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def page_server(tmp_path_factory):
+    """The whole page, served for every test that takes it as it is; its work lies in ``work`` beside its log."""
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, "--workdir", str(folder / "work")) as running:
+        yield running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from pipeline.cache import ArtifactCache
 from pipeline.composite import CompositeEngine
 from pipeline.media import FrameStore, MediaLimits, probe_clip
 from pipeline.project import build_request, read_project
-from pipeline.render import preview_frame
+from pipeline.quality import MEASURES, QualityMeter
 from tests.serving import ROOT
 
 EXAMPLES = sorted((ROOT / "assets" / "examples").glob("*.json"))
@@ -39,10 +40,20 @@ def test_the_shipped_result_is_the_one_that_is_rendered_now(example):
     start, stop = request.frame_range
     assert frames.clip.num_frames == stop - start
     index = (start + stop) // 2
-    made, kept = preview_frame(request, CompositeEngine(), index).image, frames.frame(index - start).image
+    rendered = CompositeEngine().run(replace(request, frame_range=(index - 1, index + 1)), lambda progress: None, print)
+    meter = QualityMeter(request)
+    for frame in rendered:
+        meter.see(frame)
+        made = frame.image
+    kept = frames.frame(index - start).image
     touched = block_means((made != source.frame(index).image).any(axis=-1, keepdims=True))[..., 0] > 0.5
     difference = np.abs(block_means(made) - block_means(kept))[touched].mean()
     assert touched.sum() > 20 and difference < MAX_DIFFERENCE, "the compositor makes something else of it now: run make examples"
+    quality = json.loads(shipped.with_suffix(".quality").read_text())
+    assert quality["frames"] == list(range(start, stop)), "every frame is measured"
+    for name in MEASURES:
+        measured, kept_value = meter.quality().to_document()[name][-1], quality[name][index - start]
+        assert measured == pytest.approx(kept_value, abs=1e-3), f"{name} is another one now: run make examples"
     frames.close()
     source.close()
 
@@ -78,6 +89,7 @@ def test_an_example_brings_its_result_as_a_take(tmp_path):
     page.load_example([path.stem for path in EXAMPLES].index("launch"), token)
     value = page.show_results(token)
     assert [take["name"] for take in value["takes"]] == ["Example: crossing", "Example: launch"]
+    assert value["quality"]["frames"] == list(range(120)), "with how good each frame is"
     assert value["shown"] == value["takes"][1]["key"] and set(page.show_files(token)) == {"video", "project"}
     views = list(page.insert(token, False, False))
     assert len(views) == 2 and views[-1].line == "Done: 120 frames.", "nothing is rendered twice"

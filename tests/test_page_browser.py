@@ -4,6 +4,8 @@ goes wrong said clearly."""
 import json
 import random
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from pipeline.media import probe_clip
 from pipeline.motion import BoxKey, TrajectoryKeys, build_box_sequence, build_trajectory_set
 from pipeline.project import parse_project
 from tests.editor.canvas.bench import Hand
-from tests.serving import serving
 from tests.tiny import make_clip
 
 NUM_FRAMES, HW = 60, (180, 320)
@@ -27,10 +28,8 @@ VISITORS_OWN = re.compile(r"/(?:gradio_api/file=.*/|canvas/view/)([A-Za-z0-9_-]{
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    with serving(folder, "--workdir", str(folder / "work")) as running:
-        yield running
+def server(page_server):
+    return page_server
 
 
 def make_material(folder: Path) -> Path:
@@ -53,8 +52,16 @@ def material(tmp_path_factory):
 CUT_OFF = ("AbortError", "Unexpected error Connection errored out")
 """How Gradio's messages begin about requests that a reload cuts off."""
 
-STOP_MS = 15_000
+STOP_MS = 30_000
 """How long a page among others, on a machine that renders and paints for all of them, may take to say that its work was stopped."""
+
+
+def until(holds: Callable[[], bool], what: str, wait_s: float = 30) -> None:
+    """Wait until this holds."""
+    stop = time.monotonic() + wait_s
+    while not holds():
+        assert time.monotonic() < stop, what
+        time.sleep(0.05)
 
 
 class Visitor(Hand):
@@ -114,23 +121,40 @@ class Visitor(Hand):
 
     def told(self, text: str) -> None:
         """Wait until the checklist says this."""
-        self.tab.wait_for_selector(f'#checklist :text("{text}")', timeout=15_000)
+        self.tab.wait_for_selector(f'#checklist :text("{text}")')
 
     def upload(self, selector: str, path: Path) -> None:
         self.tab.locator(f"{selector} input[type=file]").set_input_files(str(path))
 
-    def bring(self, clip: Path, picture: Path) -> None:
-        """A new project with these files."""
+    def begin(self) -> None:
+        """A new project."""
         self.tab.get_by_role("button", name="New project").click()
         self.tab.wait_for_selector("#insert[disabled]")
         self.told("Add a video to begin.")
         self.tab.wait_for_selector(".cv-is-empty")
+
+    def bring(self, clip: Path, picture: Path) -> None:
+        """A new project with these files."""
+        self.begin()
+        self.add(clip, picture)
+
+    def add(self, clip: Path, picture: Path) -> None:
+        """These files."""
         self.upload("#clip-file", clip)
         self.told(f"{probe_clip(clip).num_frames} frames")
         self.upload("#reference-file", picture)
         self.tab.wait_for_selector("#reference-file ~ * :text('.png')")
         self.tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.layer?.reference")
         self.shown()
+
+    def open_example(self) -> None:
+        """The first example, with its result; the canvas is looked at."""
+        playing = "document.querySelector('.rv-root')?.viewer?.player"
+        self.tab.evaluate(f"{playing}?.pause()")
+        self.tab.locator("button.example").first.click()
+        self.tab.wait_for_function(f"{playing}?.isPlaying")  # the last thing that comes of the click
+        self.tab.get_by_role("tab", name="Motion").click()
+        self.ready()
 
     def change(self) -> None:
         """Move the object a little, so that Insert has something to render."""
@@ -160,18 +184,38 @@ class Visitor(Hand):
         return self.js("c.link.token")
 
 
+@pytest.fixture(scope="module")
+def residents():
+    """At most one visitor, who stays at the page from test to test, since coming anew takes seconds."""
+    staying: list[Visitor] = []
+    yield staying
+    for each in staying:
+        each.context.close()
+
+
 @pytest.fixture
-def visitor(chromium, server):
-    """Somebody new, with the example laid out. Fails when the browser's console shows an error."""
-    coming = Visitor(chromium, server)
-    yield coming
-    coming.context.close()
-    assert coming.faults == [], "the browser's console must stay free of errors"
+def visitor(chromium, server, residents, request):
+    """Somebody at the page, whose work is whatever it was before. Fails when the browser's console shows an error; whoever was
+    there when a test failed does not come back."""
+    failed = request.session.testsfailed
+    if not residents:
+        residents.append(Visitor(chromium, server))
+    staying = residents[0]
+    staying.tab.set_viewport_size({"width": 1280, "height": 900})
+    staying.tab.get_by_role("tab", name="Motion").click()
+    staying.settle()
+    yield staying
+    faults, staying.faults[:] = list(staying.faults), []
+    if faults or request.session.testsfailed > failed:
+        residents.remove(staying)
+        staying.context.close()
+    assert faults == [], "the browser's console must stay free of errors"
 
 
-def test_an_example_is_laid_out_with_its_result_and_replays_in_one_click(visitor, tmp_path):
-    tab = visitor.tab
-    assert visitor.js("c.model.layers.length") == 1 and visitor.js("c.model.frame") == EXAMPLE_FRAMES // 2
+def test_an_example_is_laid_out_with_its_result_and_replays_in_one_click(chromium, server, tmp_path):
+    newcomer = Visitor(chromium, server)
+    tab = newcomer.tab
+    assert newcomer.js("c.model.layers.length") == 1 and newcomer.js("c.model.frame") == EXAMPLE_FRAMES // 2
     assert tab.locator("[data-do=undo]").is_disabled(), "there is nothing before the example"
     tab.locator("#progress :text('rendered already')").wait_for()
     tab.locator("button.example").first.click()
@@ -184,23 +228,48 @@ def test_an_example_is_laid_out_with_its_result_and_replays_in_one_click(visitor
         }""",
         timeout=60_000,
     )
+    assert tab.locator(".rv-quality .rv-said").inner_text().startswith("Frame"), "with how good its frames are"
     tab.wait_for_function("document.querySelector('#result-video video')?.readyState >= 2")
     assert tab.evaluate("document.querySelector('#result-video video').videoWidth") == 1280
     tab.locator("#insert").click()
-    tab.wait_for_selector("#progress :text('Done:')", timeout=5_000)
+    tab.wait_for_selector("#progress :text('Done:')")
     assert tab.locator(".rv-take").count() == 1, "what is rendered already is not rendered again"
-    visitor.change()
+    newcomer.change()
     tab.locator("#insert").click()
-    tab.wait_for_selector("#cancel", timeout=10_000)
-    tab.wait_for_selector("#progress .bar", timeout=20_000)
+    tab.wait_for_selector("#progress .bar")
     tab.locator("#cancel").click()
-    tab.wait_for_selector("#progress :text('Stopped')", timeout=10_000)
-    assert probe_clip(visitor.download("#download-video", tmp_path)).num_frames == EXAMPLE_FRAMES
+    tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
+    assert probe_clip(newcomer.download("#download-video", tmp_path)).num_frames == EXAMPLE_FRAMES
     tab.get_by_role("tab", name="Result").click()
-    visitor.reload()
-    stage.wait_for()
-    assert tab.locator(".rv-take").count() == 1, "a reload comes back to the result, if that is what was looked at"
+    newcomer.reload()
+    tab.wait_for_selector(".rv-take")
+    assert stage.is_visible() and tab.locator(".rv-take").count() == 1, "a reload comes back to the result that was looked at"
     assert tab.locator("#insert").is_visible() and not tab.locator("#cancel").is_visible()
+    newcomer.context.close()
+    assert newcomer.faults == []
+
+
+PRESS_LAST_EXAMPLE = """new MutationObserver((_, watching) => {
+  const last = [...document.querySelectorAll("button.example")].find((each) => each.innerText.trim() === "Launch");
+  if (!last) return;
+  watching.disconnect();
+  last.focus();
+  last.click();
+}).observe(document, { childList: true, subtree: true })"""
+
+
+def test_a_click_before_the_page_is_ready_is_not_lost(chromium, server):
+    context = chromium.new_context()
+    tab, faults = context.new_page(), []
+    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    tab.add_init_script(PRESS_LAST_EXAMPLE)
+    tab.goto(server.url, wait_until="commit")
+    tab.wait_for_selector("button.example[aria-busy=true]")
+    tab.wait_for_selector(".names :text('launch.mp4')")
+    tab.wait_for_selector("button.example:not([aria-busy])")
+    tab.wait_for_selector("#progress :text('Rendered from')")
+    assert tab.locator(".toast-body").count() == 0 and faults == []
+    context.close()
 
 
 def test_own_files_with_boxes_and_a_path_drawn_by_hand(visitor, material, tmp_path):
@@ -318,18 +387,17 @@ def test_two_visitors_with_files_of_one_name_stay_apart(visitor, chromium, serve
         each.drag((0.1, 0.2), (0.3, 0.6))
     assert visitor.token() != other.token() and visitor.js("c.model.clip.key") != other.js("c.model.clip.key")
     assert [each.js("c.model.clip.num_frames") for each in (visitor, other)] == [NUM_FRAMES, 9]
-    visitor.tab.locator("button.example").first.click()
-    visitor.tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.clip.num_frames === 120")
+    visitor.open_example()
     visitor.change()
     visitor.tab.locator("#insert").click()
-    visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
+    visitor.tab.wait_for_selector("#progress :text('Compositing')")
     other.drag((0.2, 0.4), (0.6, 0.6))
     other.told("1 box")  # the canvas never waits for a render
     other.tab.locator("#insert").click()
     if not visitor.tab.locator("#cancel").is_visible():  # the render has come to its end meanwhile: another one
         visitor.change()
         visitor.tab.locator("#insert").click()
-        visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
+        visitor.tab.wait_for_selector("#progress :text('Compositing')")
     visitor.tab.locator("#cancel").click()
     visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
     other.tab.wait_for_selector("#progress :text('Done: 9 frames.')", timeout=30_000)
@@ -352,15 +420,16 @@ def test_two_visitors_with_the_very_same_files_share_no_address(visitor, chromiu
     both, uploads, served = (visitor, other), [], []
     for each in both:
         taken, seen = [], set()
+        each.begin()
         each.tab.on(
             "response",
             lambda answer, taken=taken: taken.extend(answer.json()) if answer.url.split("?")[0].endswith("/upload") else None,
         )
         each.tab.on("request", lambda request, seen=seen: seen.add(request.url) if VISITORS_OWN.search(request.url) else None)
-        each.bring(material / "street.mp4", material / "tile.png")
+        each.add(material / "other" / "street.mp4", material / "tile.png")
         each.drag((0.1, 0.2), (0.3, 0.6))
         each.tab.locator("#preview").click()
-        each.tab.locator("#result-picture img").wait_for(timeout=20_000)
+        each.tab.locator("#result-picture img").wait_for()
         each.insert()
         each.tab.wait_for_function("document.querySelector('#result-video video')?.readyState >= 2")
         emitted = each.tab.evaluate("[...document.querySelectorAll('[src], [href]')].map((one) => one.src || one.href)")
@@ -382,44 +451,42 @@ def test_two_visitors_with_the_very_same_files_share_no_address(visitor, chromiu
 
 def test_cancel_stops_the_work_and_the_next_insert_runs(visitor, server):
     tab = visitor.tab
+    visitor.open_example()
     results = server.log_path.parent / "work" / "visitors" / visitor.token() / "results"
     before = sorted(results.iterdir())
     visitor.change()
     tab.locator("#insert").click()
-    tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
+    tab.wait_for_selector("#progress :text('Compositing')")
     tab.locator("#cancel").click()
     tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
     tab.locator("#insert").wait_for()
-    tab.wait_for_timeout(1_000)
-    assert sorted(results.iterdir()) == before, "a stopped render leaves nothing behind"
+    until(lambda: sorted(results.iterdir()) == before, "a stopped render leaves nothing behind")
     tab.locator("#insert").click()
-    tab.wait_for_selector("#progress :text('of 120')", timeout=10_000)
+    tab.wait_for_selector("#progress :text('of 120')")
     tab.locator("#cancel").click()
     tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
 
 
 def test_closing_the_tab_stops_its_render(visitor, chromium, server):
     visitors = server.log_path.parent / "work" / "visitors"
+    visitor.open_example()
     leaving = Visitor(chromium, server)
     results = [visitors / each.token() / "results" for each in (visitor, leaving)]
     before = [sorted(folder.iterdir()) for folder in results]
     leaving.change()
     visitor.change()
     leaving.tab.locator("#insert").click()
-    leaving.tab.wait_for_selector("#progress :text('Compositing')", timeout=20_000)
+    leaving.tab.wait_for_selector("#progress :text('Compositing')")
     leaving.context.close()
     visitor.tab.locator("#insert").click()
-    visitor.tab.wait_for_selector("#progress :text('Compositing')", timeout=10_000)
+    visitor.tab.wait_for_selector("#progress :text('Compositing')")
     visitor.tab.locator("#cancel").click()
     visitor.tab.wait_for_selector("#progress :text('Stopped')", timeout=STOP_MS)
-    for _ in range(30):
-        if [sorted(folder.iterdir()) for folder in results] == before:
-            break
-        visitor.tab.wait_for_timeout(100)
-    assert [sorted(folder.iterdir()) for folder in results] == before, "nothing of either render is left"
+    until(lambda: [sorted(folder.iterdir()) for folder in results] == before, "nothing of either render is left")
 
 
 def test_a_file_that_is_no_video_gets_one_clear_sentence(visitor, material):
+    visitor.open_example()
     visitor.upload("#clip-file", material / "words.mp4")
     toast = visitor.tab.locator(".toast-body")
     toast.wait_for()
@@ -441,7 +508,7 @@ def test_the_frame_on_the_canvas_is_the_one_that_is_previewed(visitor, material)
     visitor.told("2 boxes")
     visitor.tab.locator("#preview").click()
     picture = visitor.tab.locator("#result-picture img")
-    picture.wait_for(timeout=20_000)
+    picture.wait_for()
     red = visitor.tab.evaluate(
         """async () => {
           const image = document.querySelector("#result-picture img");
@@ -455,8 +522,15 @@ def test_the_frame_on_the_canvas_is_the_one_that_is_previewed(visitor, material)
     assert red[0] > 100 > red[2]
 
 
-def test_nothing_overflows(visitor):
+def test_nothing_overflows_or_lies_over_what_is_below_it(visitor):
+    visitor.open_example()
     for width in (390, 768, 1280):
         visitor.tab.set_viewport_size({"width": width, "height": 844})
-        visitor.tab.wait_for_timeout(200)
+        visitor.tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         assert visitor.tab.evaluate("document.documentElement.scrollWidth") <= width
+        last = """() => {
+          scrollTo(0, 1e6);
+          const last = document.querySelector("#research button"), { x, y, width, height } = last.getBoundingClientRect();
+          return last.contains(document.elementFromPoint(x + width / 2, y + height / 2));
+        }"""
+        visitor.tab.wait_for_function(last)  # the bar with Insert leaves room for the page's end

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from pipeline import documents as doc
 from pipeline import geometry
 from pipeline.documents import Node, item
 from pipeline.errors import Cancelled, UserError
+from pipeline.project import MAX_CLICKS
 from pipeline.types import Array, Clip, Follow, Progress, SurfaceMotion
 
 if TYPE_CHECKING:
@@ -59,13 +60,17 @@ BROKEN = "The scene could not be followed; choose another frame, or a part of th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetFollow(Node):
-    """The layer sticks to what is seen at ``frame``: the whole picture, or what fills ``region``; ``surface`` null lets it go."""
+    """The layer sticks to what is seen at ``frame``: the whole picture, what fills ``region``, or what lies about and between
+    ``points``; ``surface`` null lets it go."""
 
     kind: str = item(doc.one_of("set_follow"))
     layer: int = item(doc.integer(0, 31))
     surface: str | None = item(doc.nullable(doc.one_of("translation", "similarity", "homography")), None)
     frame: int = item(doc.integer(0, 10_000_000), 0)
     region: tuple[float, float, float, float] | None = item(doc.nullable(doc.list_of(doc.number(*REACH), 4, 4)), None)
+    points: tuple[tuple[float, float], ...] | None = item(
+        doc.nullable(doc.list_of(doc.list_of(doc.number(0, 1), 2, 2), 1, MAX_CLICKS)), None
+    )
 
 
 def set_follow(document: Document, gesture: SetFollow, num_frames: int) -> None:
@@ -84,6 +89,8 @@ def set_follow(document: Document, gesture: SetFollow, num_frames: int) -> None:
         if x1 - x0 < 0.01 or y1 - y0 < 0.01:
             raise UserError("That part of the picture is too small to follow, or outside it; choose a larger one.")
         layer["follow"]["region"] = [round(value, 6) for value in (x0, y0, x1, y1)]
+    elif gesture.points is not None:
+        layer["follow"]["points"] = [_rounded(point) for point in gesture.points]
 
 
 def read_follow(layer: Mapping[str, Any], clip: Clip) -> Follow | None:
@@ -179,7 +186,7 @@ def _moved_point(at: Sequence[float], matrix: Array, clip: Clip) -> list[float]:
     return _rounded(geometry.apply_map(matrix, np.array(at, np.float64) * sides) / sides)
 
 
-def _rounded(values: Array) -> list[float]:
+def _rounded(values: Iterable[float]) -> list[float]:
     return [round(float(value), 6) + 0.0 for value in values]
 
 
@@ -315,7 +322,7 @@ def describe_follow(layer: Mapping[str, Any], followed: Followed | None, span: S
     if followed is None:
         return None
     spec = layer["follow"]
-    made = {"kind": spec["kind"], "key_frame": spec["key_frame"], "region": spec.get("region"), "fault": followed.fault}
+    made = {name: spec.get(name) for name in ("kind", "key_frame", "region", "points")} | {"fault": followed.fault}
     made["state"] = "tracking" if followed.is_busy else "ready" if followed.fault is None else "failed"
     made["lost"] = [] if followed.surface is None else _stretches(~followed.surface.is_tracked, span)
     return made

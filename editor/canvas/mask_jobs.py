@@ -31,7 +31,6 @@ SILENCE_S = 180.0
 
 JOB_FRAME_BYTES = 64 << 20
 NEUTRAL = "Something went wrong on the server; it has been noted. Your work is kept, so try again."
-NO_MEMORY = "There was not enough memory to go on; what was tracked is kept. Track a shorter range, or close other programs."
 
 
 @dataclass(eq=False, slots=True)
@@ -122,11 +121,11 @@ class TrackRoom:
                     self._run(job, slot, tracks)
             job.note = job.note or self._outcome(job, slot)
         except UserError as error:
-            job.note = str(error)
-        except Exception as error:
-            is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            kept = f" The {job.num_made} frames that were tracked are kept." if job.num_made else ""
+            job.note = f"{error}{kept}"
+        except Exception:
             log.exception("a track failed")
-            job.note = NO_MEMORY if is_memory else NEUTRAL
+            job.note = NEUTRAL
         finally:
             job.state = "ended"
             self._shelf.trim(job.owner)
@@ -163,23 +162,20 @@ class TrackRoom:
                     return
 
     def _outcome(self, job: Job, slot: Slot) -> str:
-        """One sentence about a track that has ended; empty where there is nothing to say."""
-        from pipeline.segmentation import LOW_CONFIDENCE
+        """What is to be said about a track that has ended; empty where there is nothing."""
+        from pipeline.cuts import name_unmarked_shots
+        from pipeline.media import FrameStore
+        from pipeline.segmentation.tracks import list_doubts
 
         if job.is_stopped.is_set():
             return f"Stopped; the {job.num_made} frames that were tracked are kept." if job.num_made else "Stopped."
         made = slot.record.made if slot.record is not None else {}
-        span = [frame for frame in range(job.start, job.stop) if frame in made]
-        unsure = [frame for frame in span if made[frame].found.confidence < LOW_CONFIDENCE]
-        unseen = [frame for frame in span if made[frame].found.runs is None]
-        if unsure:
-            return (
-                f"Not sure of {len(unsure)} of {len(span)} frames, the first is {unsure[0]}; look there, click on the thing again "
-                "if it is wrong, and track again."
-            )
-        if unseen:
-            return f"Nothing of it is seen in {len(unseen)} of {len(span)} frames, the first is {unseen[0]}."
-        return ""
+        edits = slot.mask.get("edits", {})
+        span = [frame for frame in range(job.start, job.stop) if frame in made and str(frame) not in edits]
+        doubts = list_doubts({frame: made[frame].found for frame in span})
+        with contextlib.closing(FrameStore(slot.clip, max_bytes=JOB_FRAME_BYTES)) as frames:
+            cuts = name_unmarked_shots(frames, {*slot.prompts, *map(int, edits)}, job.start, job.stop)
+        return " ".join((*cuts, *doubts))
 
 
 def track_range(

@@ -54,11 +54,12 @@ class Made:
 
 @dataclass(eq=False, slots=True)
 class Record:
-    """The masks made for one set of marks; those of a set that it grew out of are in it too, as stale ones."""
+    """The masks made for one set of marks; those of a set that it grew out of are in it too, as stale ones. ``faults`` are the
+    frames that failed: for which signature, why, and when (``time.monotonic``)."""
 
     marks: Marks
     made: dict[int, Made] = field(default_factory=dict)
-    faults: dict[int, tuple[Signature, str]] = field(default_factory=dict)
+    faults: dict[int, tuple[Signature, str, float]] = field(default_factory=dict)
     searched: Signature | None = None
 
 

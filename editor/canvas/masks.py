@@ -22,6 +22,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +76,13 @@ MAX_MESSAGE_BYTES = 256 << 10
 MAX_SENT_FRAMES = 24
 """Most masks that one answer carries for one slot."""
 
+MAX_SLOTS = 2 * (MAX_HOLDOUTS + 1)
+"""Most masks that one message asks for: those of the chosen layer, and those in front of other layers' cut-outs."""
+
 MAX_STROKE_POINTS = 5_000
+
+FAULT_S = 5.0
+"""A frame whose mask could not be made is not tried again for so long."""
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi")
 EXPORT_SUFFIXES = {"mkv": ".mkv", "mp4": ".mp4", "png": ".zip"}
@@ -133,7 +140,7 @@ class MaskMessage(Node):
     """What the browser sends to ``/masks``."""
 
     token: object = item(_any)
-    slots: tuple[SlotWish, ...] = item(doc.list_of(doc.node(SlotWish), 0, MAX_HOLDOUTS + 1), ())
+    slots: tuple[SlotWish, ...] = item(doc.list_of(doc.node(SlotWish), 0, MAX_SLOTS), ())
     act: Act | None = item(doc.nullable(doc.node(Act)), None)
     prepare: int | None = item(doc.nullable(_frame), None)
 
@@ -236,7 +243,7 @@ class MaskDesk:
             is_file = slot is not None and slot.file is not None
             raise UserError("This mask comes from a file; there is nothing to track." if is_file else "Click on the thing first.")
         if act.frame >= slot.clip.num_frames:
-            raise UserError(f"The clip has {slot.clip.num_frames} frames, 0 to {slot.clip.num_frames - 1}.")
+            raise UserError(f"The clip has {slot.clip.num_frames} frames, 0 to {slot.clip.num_frames - 1}; go to one of them.")
         span = track_range(slot.prompts, act.frame, act.direction, work.document.get("range"), slot.clip.num_frames)
         self.jobs.start(slot, self._tracks_of(work), span, act.frame)
 
@@ -318,12 +325,12 @@ class MaskDesk:
         made, signature = record.made.get(frame), slot.signatures[frame]
         if made is None or made.signature != signature:
             known_fault = record.faults.get(frame)
-            if known_fault is not None and known_fault[0] == signature:
+            if known_fault is not None and known_fault[0] == signature and time.monotonic() - known_fault[2] < FAULT_S:
                 return [known_fault[1]]
             try:
                 found = self._tracks_of(work).segment(work.frames, frame, slot.prompts[frame])
             except UserError as error:
-                record.faults[frame] = signature, str(error)
+                record.faults[frame] = signature, str(error), time.monotonic()
                 return [str(error)]
             self.shelf.keep(record, frame, signature, found)
             made = record.made[frame]

@@ -60,7 +60,7 @@ def test_segment_gives_the_mask_of_one_frame(page, bring, tmp_path):
     path, report = page.segment_file(bring(), 0, json.dumps(CLICK), "", "auto")
     mask = np.array(Image.open(path)) >= 128
     assert (mask & true_mask(0)).sum() / (mask | true_mask(0)).sum() > 0.95
-    assert report == {"frame": 0, "pixels": int(mask.sum()), "confidence": 1.0, "segmenter": "colour"}
+    assert report == {"frame": 0, "pixels": int(mask.sum()), "confidence": 1.0, "segmenter": "colour", "notes": []}
     boxed, _ = page.segment_file(bring(), 0, None, json.dumps([X0 / HW[1], Y0 / HW[0], X1 / HW[1], Y1 / HW[0]]), "fallback")
     assert (np.array(Image.open(boxed)) >= 128)[true_mask(0)].mean() > 0.95
     assert list((tmp_path / "visitors").iterdir()) == [], "nothing of the guest is left"
@@ -73,7 +73,9 @@ def test_propagate_tells_progress_and_gives_a_mask_for_every_frame(page, bring, 
     masks = [frame.image[..., 0] >= 128 for frame in read_frames(film)]
     assert film.num_frames == NUM_FRAMES and not any(mask.any() for mask in masks[12:])
     assert all((mask & true_mask(i)).sum() / (mask | true_mask(i)).sum() > 0.9 for i, mask in enumerate(masks[:12]))
+    (note,) = report.pop("notes")
     assert report == {"frames": 12, "segmenter": "colour", "unsure": [5], "unseen": []}
+    assert note.startswith("The segmenter is not sure of 1 of 12 frames (5); look there")
     assert list((tmp_path / "visitors").iterdir()) == []
 
 
@@ -113,6 +115,7 @@ def test_what_cannot_be_segmented_is_one_sentence(page, bring, arguments, senten
     ("arguments", "sentence"),
     [
         (("{}", 0, 0, "auto"), "needs a click on the thing"),
+        (("", 0, 0, "auto"), "needs a click on the thing"),
         (('{"99": {"clicks": [[0.5, 0.5, 1]]}}', 0, 0, "auto"), "last frame is 23"),
         (('{"-1": {"clicks": [[0.5, 0.5, 1]]}}', 0, 0, "auto"), "frame key"),
         (("[]", 0, 0, "auto"), "must be an object"),
@@ -124,6 +127,25 @@ def test_what_cannot_be_segmented_is_one_sentence(page, bring, arguments, senten
 def test_what_cannot_be_propagated_is_one_sentence(page, bring, arguments, sentence):
     with pytest.raises(gr.Error, match=sentence):
         list(page.propagate_file(bring(), *arguments))
+
+
+def test_running_out_of_memory_is_said_and_the_same_call_goes_on(page, bring, monkeypatch):
+    segmenter = page.masks._segmenters.segmenter
+    plain = segmenter.propagate
+
+    def propagate(frames, seeds, order):
+        for given, found in plain(frames, seeds, order):
+            if given == 6:
+                raise MemoryError
+            yield given, found
+
+    monkeypatch.setattr(segmenter, "propagate", propagate)
+    with pytest.raises(gr.Error, match=r"not enough memory to go on; .* goes on from where it stopped"):
+        list(page.propagate_file(bring(), PROMPTS, 0, 12, "auto"))
+    monkeypatch.setattr(segmenter, "propagate", plain)
+    segmenter.propagated.clear()
+    *_, (_, report) = page.propagate_file(bring(), PROMPTS, 0, 12, "auto")
+    assert report["frames"] == 12 and segmenter.segmented == [0], "the click was not asked again"
 
 
 def test_files_that_were_not_uploaded_are_refused(page, tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,12 @@ from pipeline.media import probe_clip, read_frames
 from pipeline.motion import BoxKey, TrajectoryKeys, build_box_sequence, build_trajectory_set
 from pipeline.project import build_request, parse_project
 from pipeline.render import render
+from pipeline.resolve import ResolvingEngine
 from pipeline.splice import Part
 
+from ..editor.canvas.colour_segmenter import ColourSegmenter, Segmenters
+from ..tiny import make_clip
+from .composite.scenes import paint_texture
 from .sample_project import DOCUMENT, HW, NUM_FRAMES, changed, write_media
 
 NAMES = [
@@ -127,6 +133,30 @@ def test_a_spliced_result_takes_each_row_from_its_part(folder):
     paths = list(csv.DictReader(io.StringIO(texts["layer-1-trajectories.csv"])))
     assert [bool(row["top_x_px"]) for row in paths] == [True] * 5 + [False] * 7
     assert [each["range"] for each in json.loads(texts["boxes.json"])["layers"][0]["keys"]] == [[0, 5], [5, NUM_FRAMES]]
+
+
+def test_what_follows_the_scene_is_listed_where_it_is_on_screen(folder, tmp_path):
+    wide = paint_texture((HW[0], HW[1] + 3 * NUM_FRAMES), 5)
+    make_clip(tmp_path / "clip.mp4", num_frames=NUM_FRAMES, hw=HW, images=lambda frame: wide[:, 33 - 3 * frame :][:, : HW[1]])
+    shutil.copy(folder / "ball.png", tmp_path)
+    still = ("layers", 0, "boxes"), {"0": {"box": [0.1, 0.2, 0.4, 0.8]}}
+    path = ("layers", 0, "trajectories", 0, "keys"), {"0": [0.25, 0.35]}
+    tied = ("layers", 0, "follow"), {"kind": "translation", "key_frame": 0}
+    part, document = part_of(tmp_path, changed(DOCUMENT, *((*where, what) for where, what in (still, path, tied))), (4, NUM_FRAMES))
+    part = replace(part, engine=ResolvingEngine(part.engine, Segmenters(ColourSegmenter()), None))
+    (tmp_path / "take.mp4").write_bytes(b"video")
+    list(write_pack([part], [document], document, tmp_path / "take.mp4", tmp_path / "take.zip"))
+    with zipfile.ZipFile(tmp_path / "take.zip") as pack:
+        boxes, paths = rows_of(pack, "layer-1-boxes.csv"), rows_of(pack, "layer-1-trajectories.csv")
+        written = [json.loads(pack.read(name))["layers"][0] for name in ("boxes.json", "trajectories.json")]
+    for row, dense, path in zip(boxes, written[0]["dense"], paths, strict=True):
+        moved = 3 * int(row["frame"])
+        assert float(row["x0_px"]) == pytest.approx(0.1 * HW[1] + moved, abs=0.3)
+        assert float(row["y1_px"]) == pytest.approx(0.8 * HW[0], abs=0.3)
+        assert dense["box"][0] * HW[1] == pytest.approx(float(row["x0_px"]), abs=1e-3)
+        assert float(path["top_x_px"]) == pytest.approx(0.25 * HW[1] + moved, abs=0.3)
+    for each in written:
+        assert each["keys"][0]["follow"]["kind"] == "translation", "the keys themselves are those of the surface"
 
 
 def test_stopping_leaves_nothing_behind(folder, tmp_path):

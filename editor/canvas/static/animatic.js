@@ -1,6 +1,6 @@
 // Draws cut-outs as textured triangles. The shapes come from the server; here they are only painted.
-// Both painters draw {bitmap, uv, triangles, vertices, map, opacity}: `map` [a, b, c, d, e, f] takes vertices (0..1 of the picture) to
-// CSS pixels of the stage.
+// Both painters draw {bitmap, uv, triangles, vertices, carry, view, opacity, front}: `carry` [a, b, c, d, e, f] takes vertices to 0..1 of the
+// picture, `view` that to CSS pixels of the stage; where `front`, a canvas over the whole picture or null, is opaque, nothing is drawn.
 
 export function makePainter(canvas) {
   const options = { alpha: true, premultipliedAlpha: true, antialias: true, preserveDrawingBuffer: false };
@@ -16,12 +16,12 @@ export function chain(outer, inner) {
 }
 
 const VERTEX = `#version 300 es
-in vec2 place; in vec2 uv; uniform mat3 map; out vec2 spot;
-void main() { spot = uv; vec3 at = map * vec3(place, 1.0); gl_Position = vec4(at.xy, 0.0, 1.0); }`;
+in vec2 place; in vec2 uv; uniform mat3 carry; uniform mat3 view; out vec2 spot; out vec2 where;
+void main() { spot = uv; vec3 at = carry * vec3(place, 1.0); where = at.xy; gl_Position = vec4((view * at).xy, 0.0, 1.0); }`;
 
 const FRAGMENT = `#version 300 es
-precision mediump float; in vec2 spot; uniform sampler2D picture; uniform float opacity; out vec4 color;
-void main() { color = texture(picture, spot) * opacity; }`;
+precision highp float; in vec2 spot; in vec2 where; uniform sampler2D picture; uniform sampler2D front; uniform float opacity; out vec4 color;
+void main() { color = texture(picture, spot) * opacity * (1.0 - texture(front, where).a); }`;
 
 class TrianglePainter {
   constructor(canvas, gl) {
@@ -45,8 +45,9 @@ class TrianglePainter {
     gl.bindAttribLocation(this.program, 0, "place");
     gl.bindAttribLocation(this.program, 1, "uv");
     gl.linkProgram(this.program);
-    this.uniforms = Object.fromEntries(["map", "opacity"].map((name) => [name, gl.getUniformLocation(this.program, name)]));
+    this.uniforms = Object.fromEntries(["carry", "view", "opacity", "picture", "front"].map((name) => [name, gl.getUniformLocation(this.program, name)]));
     this.buffers = { place: gl.createBuffer(), uv: gl.createBuffer(), triangles: gl.createBuffer() };
+    this.nothing = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
   }
@@ -59,12 +60,17 @@ class TrianglePainter {
     this.gl.clear(this.gl.COLOR_BUFFER_BIT);
   }
 
-  draw({ bitmap, uv, triangles, vertices, map, opacity }) {
+  draw({ bitmap, uv, triangles, vertices, carry, view, opacity, front }) {
     const { gl } = this;
-    const [a, b, c, d, e, f] = chain([2 / this.size[0], 0, 0, -2 / this.size[1], -1, 1], map);
     gl.useProgram(this.program);
-    gl.bindTexture(gl.TEXTURE_2D, this.texture(bitmap));
-    gl.uniformMatrix3fv(this.uniforms.map, false, [a, b, 0, c, d, 0, e, f, 1]);
+    [bitmap, front ?? this.nothing].forEach((source, unit) => {
+      gl.activeTexture(gl.TEXTURE0 + unit);
+      gl.bindTexture(gl.TEXTURE_2D, this.texture(source));
+    });
+    gl.uniform1i(this.uniforms.picture, 0);
+    gl.uniform1i(this.uniforms.front, 1);
+    gl.uniformMatrix3fv(this.uniforms.carry, false, square(carry));
+    gl.uniformMatrix3fv(this.uniforms.view, false, square(chain([2 / this.size[0], 0, 0, -2 / this.size[1], -1, 1], view)));
     gl.uniform1f(this.uniforms.opacity, opacity);
     this.fill(0, this.buffers.place, vertices);
     this.fill(1, this.buffers.uv, uv);
@@ -102,10 +108,13 @@ class TrianglePainter {
   }
 }
 
+const square = ([a, b, c, d, e, f]) => [a, b, 0, c, d, 0, e, f, 1];
+
 class PlainPainter {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
+    this.apart = document.createElement("canvas").getContext("2d");
   }
 
   begin(width, height, ratio) {
@@ -115,10 +124,23 @@ class PlainPainter {
     this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
   }
 
-  draw({ bitmap, uv, triangles, vertices, map, opacity }) {
-    const { context } = this;
+  draw(wish) {
+    const view = chain([this.ratio, 0, 0, this.ratio, 0, 0], wish.view);
+    if (!wish.front) return void this.lay(this.context, wish, view);
+    const { apart, canvas, context } = this;
+    Object.assign(apart.canvas, { width: canvas.width, height: canvas.height });
+    this.lay(apart, wish, view);
+    apart.globalCompositeOperation = "destination-out";
+    apart.setTransform(...view);
+    apart.drawImage(wish.front, 0, 0, 1, 1);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.drawImage(apart.canvas, 0, 0);
+    return undefined;
+  }
+
+  lay(context, { bitmap, uv, triangles, vertices, carry, opacity }, view) {
     context.globalAlpha = opacity;
-    const [a, b, c, d, e, f] = chain([this.ratio, 0, 0, this.ratio, 0, 0], map);
+    const [a, b, c, d, e, f] = chain(view, carry);
     const at = (index) => {
       const [x, y] = [vertices[2 * index], vertices[2 * index + 1]];
       return [a * x + c * y + e, b * x + d * y + f];
@@ -129,33 +151,32 @@ class PlainPainter {
       context.setTransform(...whole);
       context.drawImage(bitmap, 0, 0);
     } else {
-      for (let index = 0; index < triangles.length; index += 3) this.triangle(bitmap, triangles.subarray(index, index + 3), spot, at);
+      for (let index = 0; index < triangles.length; index += 3) triangle(context, bitmap, triangles.subarray(index, index + 3), spot, at);
     }
     context.globalAlpha = 1;
   }
 
-  triangle(bitmap, corners, spot, at) {
-    const { context } = this;
-    const places = [...corners].map(at);
-    const [mx, my] = [0, 1].map((axis) => (places[0][axis] + places[1][axis] + places[2][axis]) / 3);
-    context.save();
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.beginPath();
-    for (const [x, y] of places) {
-      // Half a pixel of overlap hides the seams between triangles.
-      const distance = Math.hypot(x - mx, y - my) || 1;
-      context.lineTo(x + ((x - mx) * 0.6) / distance, y + ((y - my) * 0.6) / distance);
-    }
-    context.clip();
-    const map = mapBetween([...corners].map(spot), places);
-    if (map) {
-      context.setTransform(...map);
-      context.drawImage(bitmap, 0, 0);
-    }
-    context.restore();
-  }
-
   forget() {}
+}
+
+function triangle(context, bitmap, corners, spot, at) {
+  const places = [...corners].map(at);
+  const [mx, my] = [0, 1].map((axis) => (places[0][axis] + places[1][axis] + places[2][axis]) / 3);
+  context.save();
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.beginPath();
+  for (const [x, y] of places) {
+    // Half a pixel of overlap hides the seams between triangles.
+    const distance = Math.hypot(x - mx, y - my) || 1;
+    context.lineTo(x + ((x - mx) * 0.6) / distance, y + ((y - my) * 0.6) / distance);
+  }
+  context.clip();
+  const map = mapBetween([...corners].map(spot), places);
+  if (map) {
+    context.setTransform(...map);
+    context.drawImage(bitmap, 0, 0);
+  }
+  context.restore();
 }
 
 /** The affine map that takes three points to three points, or null when they lie on a line. */

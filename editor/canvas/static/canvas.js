@@ -43,7 +43,7 @@ const FRAME_BYTES = (navigator.deviceMemory ?? 8) < 4 ? 96 << 20 : 320 << 20;
 
 const HINTS = {
   select: "", box: "Drag to draw a box.", path: "Click where the point should be now.",
-  draw: "Draw the way of the point over the range.", mask: "", hand: "Drag the view; a double click fits it.",
+  draw: "Draw the way of the point over the range.", mask: "", surface: "Click where it should stick; again to take it back.", hand: "Drag the view; a double click fits it.",
 };
 
 class Canvas {
@@ -53,6 +53,8 @@ class Canvas {
     element.dataset.canvas = "ready";
     this.dirty = new Set();
     this.pictures = new Map();
+    this.fetching = new AbortController();
+    this.left = null;
     this.frames = null;
     this.clipboard = null;
     this.goal = null;
@@ -68,7 +70,6 @@ class Canvas {
     this.masks = new MaskStore(this.model, {
       say: (sentence) => this.say(sentence),
       changed: () => this.masksChanged(),
-      isShown: () => this.model.showsMasks,
       send: (path, message) => postJson(`${base}${path}`, message),
     });
     const find = (name) => element.querySelector(`.cv-${name}`);
@@ -266,8 +267,26 @@ class Canvas {
     }, delay_ms);
   }
 
-  /** The work that is shown is about to go: ask for nothing of it any more. */
+  /** The work that is shown is about to go: ask for no picture of it any more, whatever is still said of it. */
   leave() {
+    this.left = this.link.token;
+    this.closeFrames();
+    this.fetching.abort();
+    this.fetching = new AbortController();
+  }
+
+  get hasLeft() {
+    return this.left !== null && this.left === this.link.token;
+  }
+
+  /** It does not go after all: look at it anew. */
+  stay() {
+    this.left = null;
+    this.openFrames();
+    this.link.open(this.link.token);
+  }
+
+  closeFrames() {
     this.pause();
     this.frames?.close();
     this.timeline.thumbs?.close();
@@ -275,10 +294,10 @@ class Canvas {
 
   openFrames() {
     const { clip } = this.model;
-    this.leave();
+    this.closeFrames();
     this.frames = null;
     this.timeline.thumbs = null;
-    if (clip) {
+    if (clip && !this.hasLeft) {
       const address = `${this.base}view/${clip.key}/`;
       this.frames = new FrameCache({
         numFrames: clip.num_frames,
@@ -294,10 +313,10 @@ class Canvas {
   }
 
   async loadPicture(key) {
-    if (this.pictures.has(key)) return;
+    if (this.pictures.has(key) || this.hasLeft) return;
     this.pictures.set(key, null);
     try {
-      const answer = await fetch(`${this.base}view/${key}.png`);
+      const answer = await fetch(`${this.base}view/${key}.png`, { signal: this.fetching.signal });
       if (!answer.ok) throw new Error(`${answer.status}`);
       this.pictures.set(key, await createImageBitmap(await answer.blob()));
       this.mark("all");
@@ -415,7 +434,7 @@ class Canvas {
     const { model } = this;
     if (!model.clip || this.player.isPlaying) return "";
     if (model.options.tool === "mask") return this.maskHint();
-    if (model.layer?.follow?.state === "tracking") return "Following: tracking…";
+    if (model.layer?.follow?.state === "tracking" && model.options.tool !== "surface") return "Following: tracking…";
     if (model.layer?.kind === "remove") return "Press S and click on the thing to remove.";
     if (model.options.tool === "select" && model.layer?.kind === "insert" && !model.layer.boxes && !model.layer.trajectories.length) {
       return "Drag to draw a box where the object should be.";

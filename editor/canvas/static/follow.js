@@ -1,10 +1,14 @@
-// What an object sticks to: nothing, the whole scene, or what is in its box. The tracking itself happens on the server.
+// What an object sticks to: nothing, the whole scene, what is in its box, or what lies about points that the hand puts on a surface. The
+// tracking itself happens on the server.
+
+import { clickUnder, heldSpot } from "./prompts.js";
 
 const AGAIN_MS = 700;
 
 /** Which of the choices a layer's tie is. */
 export function choiceOf(tie) {
   if (!tie) return "none";
+  if (tie.points) return "points";
   return tie.region ? "region" : "scene";
 }
 
@@ -19,14 +23,24 @@ export function followGesture(layer, choice, { frame, box, size, kind = null }) 
   return { ...base, surface: kind ?? "similarity", frame, region };
 }
 
+/** The gesture for a click on the surface at the frame that the tie has or gets: another point, or one taken away. */
+export function pointGesture(layer, tie, { frame, at, reach, size }) {
+  const known = tie?.points ?? [];
+  const found = clickUnder(known, at, reach, size);
+  const points = found < 0 ? [...known, heldSpot(at, size)] : known.filter((_, index) => index !== found);
+  if (!points.length) return { kind: "set_follow", layer, surface: null };
+  return { kind: "set_follow", layer, surface: known.length ? tie.kind : "similarity", frame, points };
+}
+
 /** How far the tracking of a layer's tie is, in a sentence. */
 export function followNote(tie) {
   if (!tie) return "";
   if (tie.state === "tracking") return "Following: tracking…";
   if (tie.state === "failed") return tie.fault;
   const where = tie.lost.slice(0, 3).map(([start, stop]) => (stop - start === 1 ? `${start}` : `${start} to ${stop - 1}`));
-  if (where.length) return `Tied to the scene of frame ${tie.key_frame}; lost at ${where.join(", ")}${tie.lost.length > 3 ? " and more" : ""}.`;
-  return `Tied to the scene of frame ${tie.key_frame}.`;
+  const what = { scene: "the scene", region: "what was in its box", points: tie.points?.length === 1 ? "one point" : `${tie.points?.length} points` }[choiceOf(tie)];
+  const lost = where.length ? `; lost at ${where.join(", ")}${tie.lost.length > 3 ? " and more" : ""}` : "";
+  return `Tied to ${what} of frame ${tie.key_frame}${lost}.`;
 }
 
 /** Whether to offer it: the camera moves, and an object that has a place does not stick to anything yet. */
@@ -52,15 +66,17 @@ export class FollowPart {
   show() {
     const { part, offer, model } = this;
     const { layer, clip } = model;
-    offer.hidden = !isOffered(clip, layer) || this.refused.has(clip.digest);
+    const isInTheWay = ["mask", "surface"].includes(model.options.tool);
+    offer.hidden = isInTheWay || !isOffered(clip, layer) || this.refused.has(clip.digest);
     part.hidden = !layer || layer.kind === "remove";
     if (part.hidden) return;
     const choice = choiceOf(layer.follow);
-    check(part.querySelector('[data-choice="follow"]'), choice);
+    check(part.querySelector('[data-choice="follow"]'), model.options.tool === "surface" ? "points" : choice);
     check(part.querySelector('[data-choice="followKind"]'), layer.follow?.kind ?? "");
     part.querySelector('[data-when="followed"]').hidden = choice === "none";
     const note = part.querySelector("[data-note]");
-    const text = followNote(layer.follow) || (clip?.camera_moves ? "The camera moves in this clip." : "");
+    const isAsking = model.options.tool === "surface" && choice !== "points";
+    const text = isAsking ? "Click on the places that it should stick to." : followNote(layer.follow) || (clip?.camera_moves ? "The camera moves in this clip." : "");
     if (note.textContent !== text) note.textContent = text;
     note.classList.toggle("cv-fault", layer.follow?.state === "failed");
   }
@@ -68,18 +84,29 @@ export class FollowPart {
   /** Tie the layer to the frame that is looked at. */
   choose(choice) {
     const { model } = this;
+    if (choice === "points") return this.pickPoints();
+    if (model.options.tool === "surface") model.set({ tool: "select" });
     const box = model.layer?.boxes ? model.box(model.layerIndex, model.frame) : null;
     const gesture = followGesture(model.layerIndex, choice, { frame: model.frame, box, size: model.size });
     if (gesture) this.edit([gesture]);
     return Boolean(gesture);
   }
 
+  /** Let the hand put points on the surface, at the frame where those lie that are there. */
+  pickPoints() {
+    const { model } = this;
+    if (model.layer?.follow?.points) model.goTo(model.layer.follow.key_frame);
+    model.set({ tool: "surface" });
+    return true;
+  }
+
   /** The same tie, moving in another way. */
   chooseKind(kind) {
     const { layer } = this.model;
     if (!layer?.follow) return;
-    const { key_frame: frame, region } = layer.follow;
-    this.edit([{ kind: "set_follow", layer: this.model.layerIndex, surface: kind, frame, ...(region ? { region } : {}) }]);
+    const { key_frame: frame, region, points } = layer.follow;
+    const where = points ? { points } : region ? { region } : {};
+    this.edit([{ kind: "set_follow", layer: this.model.layerIndex, surface: kind, frame, ...where }]);
   }
 
   /** Every answer of the server says whether something is being tracked; then it is asked again soon. */

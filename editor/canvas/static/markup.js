@@ -45,7 +45,7 @@ export const MARKUP = `<div class="cv-body">
     <p class="cv-empty">Add a video to begin.</p>
     <p class="cv-hint" aria-live="polite"></p>
     <p class="cv-toast" role="alert" hidden></p>
-    <p class="cv-offer" role="status" hidden><span>The camera moves. Let the object stick to the scene?</span>
+    <p class="cv-offer" role="status" hidden><span>The camera moves.</span>
       <button type="button" class="cv-text" data-offer="yes">Stick to the scene</button><button type="button" class="cv-text" data-offer="no">No</button></p>
   </div>
   <aside class="cv-side" aria-label="Properties"></aside>
@@ -101,7 +101,7 @@ export const SIDE = `
   <p class="cv-note" data-note></p>
 </section>
 <section data-part="follow">
-  <h3>Sticks to</h3>${choice("follow", [["none", "Screen"], ["scene", "Scene"], ["region", "Its box"]])}
+  <h3>Sticks to</h3>${choice("follow", [["none", "Screen"], ["scene", "Scene"], ["region", "Its box"], ["points", "Points"]])}
   <div data-when="followed"><h4>Moves by</h4>${choice("followKind", [["translation", "Shift"], ["similarity", "Turn, size"], ["homography", "Perspective"]])}</div>
   <p class="cv-note" data-note role="status"></p>
 </section>

@@ -9,6 +9,8 @@ export const EDITED = 8;
 export const EMPTY = 16;
 export const PROMPTED = 32;
 
+/** Most masks that one message asks for. */
+const MAX_SLOTS = 34;
 const MAX_BITMAPS = 12;
 const MAX_FRAMES = 400;
 const AHEAD = 8;
@@ -39,9 +41,9 @@ export function fillMask(runs, [height, width]) {
   const mask = new Uint8Array(height * width);
   let place = 0;
   for (let index = 0; index < runs.length; index += 1) {
-    const stop = place + runs[index];
-    if (index % 2 === 1) {
-      for (let at = place; at < stop; at += 1) mask[(at % height) * width + Math.floor(at / height)] = 1;
+    const stop = Math.min(place + runs[index], mask.length);
+    for (let at = place, x = Math.floor(place / height), y = place % height; index % 2 === 1 && at < stop; x += 1, y = 0) {
+      for (; y < height && at < stop; y += 1, at += 1) mask[y * width + x] = 1;
     }
     place = stop;
   }
@@ -110,11 +112,11 @@ export function wantedFrames(frame, slot, numFrames, isFresh) {
   return wanted;
 }
 
-/** The masks of the chosen layer, asked for as they are needed. */
+/** The masks of the chosen layer, and those in front of what the animatic draws, asked for as they are needed. */
 export class MaskStore {
-  /** say(sentence), changed() after something new arrived, isShown(): whether masks are on the screen; send(path, message) posts JSON. */
-  constructor(model, { say, changed, isShown, send }) {
-    Object.assign(this, { model, say, changed, isShown, send });
+  /** say(sentence), changed() after something new arrived; send(path, message) posts JSON. */
+  constructor(model, { say, changed, send }) {
+    Object.assign(this, { model, say, changed, send });
     this.reset(null);
   }
 
@@ -160,16 +162,26 @@ export class MaskStore {
     const { model } = this;
     if (!this.token || !model.clip || !model.layer) return;
     clearTimeout(this.rest);
-    if (this.isShown()) this.rest = setTimeout(() => this.poll({ prepare: model.frame }), REST_MS);
-    if (this.isTracking || model.masksOf(model.layerIndex).length) this.poll();
+    if (model.showsMasks) this.rest = setTimeout(() => this.poll({ prepare: model.frame }), REST_MS);
+    if (this.isTracking || this.places().length) this.poll();
+  }
+
+  /** The masks [layer, name] that are asked for: those of the chosen layer, and those that hide parts of other layers' cut-outs. */
+  places() {
+    const { model } = this;
+    const found = model.masksOf(model.layerIndex).map((name) => [model.layerIndex, name]);
+    model.layers.forEach((_, layer) => {
+      if (layer !== model.layerIndex) found.push(...model.masksOf(layer).filter((name) => model.needsMask(layer, name)).map((name) => [layer, name]));
+    });
+    return found.filter(([layer, name]) => model.maskOf(layer, name)).slice(0, MAX_SLOTS);
   }
 
   wishes() {
     const { model } = this;
-    return model.masksOf(model.layerIndex).filter((name) => model.maskOf(model.layerIndex, name)).map((name) => {
-      const slot = this.slot(model.layerIndex, name);
-      const frames = this.isShown() ? wantedFrames(model.frame, slot, model.clip.num_frames, this.isFresh) : [];
-      return { layer: model.layerIndex, mask: name, have: this.isFresh ? slot.digest : null, frames };
+    return this.places().map(([layer, name]) => {
+      const slot = this.slot(layer, name);
+      const frames = model.needsMask(layer, name) ? wantedFrames(model.frame, slot, model.clip.num_frames, this.isFresh) : [];
+      return { layer, mask: name, have: this.isFresh ? slot.digest : null, frames };
     });
   }
 
@@ -247,7 +259,7 @@ export class MaskStore {
   /** Whether the answer told of masks that were not asked for, and should be now. */
   lacksMore(wish) {
     const { model } = this;
-    if (!this.isShown() || wish.layer !== model.layerIndex) return false;
+    if (!model.needsMask(wish.layer, wish.mask)) return false;
     const slot = this.slots.get(`${wish.layer}/${wish.mask}`);
     if (!slot?.flags) return false;
     const frame = model.frame;
@@ -274,11 +286,17 @@ export class MaskStore {
     this.poll({ act: { kind: "stop" } });
   }
 
+  /** What the server told of a mask at a frame {version, size, counts}; null where there is none, or it is not here yet. */
+  mask(layer, name, frame) {
+    const slot = this.slots.get(`${layer}/${name}`);
+    return slot?.versions[frame] ? (slot.frames.get(frame) ?? null) : null;
+  }
+
   /** The picture of a mask at a frame, null where there is none: {canvas, version}. */
   bitmap(layer, name, frame) {
     const slot = this.slots.get(`${layer}/${name}`);
-    const mask = slot?.frames.get(frame);
-    if (!mask || !slot.versions[frame]) return null;
+    const mask = this.mask(layer, name, frame);
+    if (!mask) return null;
     const isStale = (slot.flags[frame] & STALE) !== 0;
     const key = `${slot.key}/${frame}`;
     const known = this.bitmaps.get(key);

@@ -80,6 +80,17 @@ export class Model {
     return this.options.tool === "mask" || maskOfLane(this.lane) !== null;
   }
 
+  /** Whether the animatic shows a layer; while a thing is picked it would hide that. */
+  drawsCutout(layer) {
+    const found = this.layers[layer];
+    return Boolean(this.clip && found?.motion) && !found.hidden && this.options.showAnimatic && this.options.tool !== "mask";
+  }
+
+  /** Whether a mask is on the screen: shown itself, or in front of a cut-out. */
+  needsMask(layer, name) {
+    return (layer === this.layerIndex && this.showsMasks) || (name !== "target" && this.drawsCutout(layer));
+  }
+
   get size() {
     return this.clip ?? { width: 16, height: 9 };
   }

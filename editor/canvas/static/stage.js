@@ -4,6 +4,8 @@ import { chain, fitCanvas, makePainter, spotUnder } from "./animatic.js";
 import {
   boxBetween, carry, centreOf, cornersOf, dragBox, handleAt, HANDLES, heldBox, partAt, rotationHandle, toDocument,
 } from "./boxes.js";
+import { pointGesture } from "./follow.js";
+import { Fronts } from "./fronts.js";
 import { frameOnPath, framesOf, heldPoint, movedKeys, nearestIndex, nextKey, Stroke } from "./paths.js";
 import { PromptHand } from "./prompts.js";
 import { fitView, holdOnStage, toPicture, toStage, zoomAt } from "./view.js";
@@ -23,6 +25,7 @@ export class Stage {
     this.frameCanvas = canvas("frame");
     this.overlay = canvas("overlay");
     this.painter = makePainter(canvas("animatic"));
+    this.fronts = new Fronts(model, masks, (picture) => this.painter.forget(picture));
     this.frames = null;
     this.view = null;
     this.isFitted = true;
@@ -104,14 +107,14 @@ export class Stage {
     const { model, bounds } = this;
     if (!bounds || !this.view) return;
     this.painter.begin(bounds.width, bounds.height, this.ratio);
-    if (!model.clip || !model.options.showAnimatic || model.options.tool === "mask") return;  // it would hide what is picked
     model.layers.forEach((layer, index) => {
       const bitmap = this.pictures.get(layer.reference?.key);
       const mesh = this.meshOf(index);
-      if (layer.hidden || !layer.motion || !bitmap || !mesh?.exists) return;
+      if (!model.drawsCutout(index) || !bitmap || !mesh?.exists) return;
       const { uv, triangles } = layer.motion;
       if (mesh.vertices.length !== uv.length) return;
-      this.painter.draw({ bitmap, uv, triangles, vertices: mesh.vertices, map: chain(this.documentMap, mesh.map), opacity: layer.opacity });
+      const front = this.fronts.find(index, model.frame);
+      this.painter.draw({ bitmap, uv, triangles, vertices: mesh.vertices, carry: mesh.map, view: this.documentMap, opacity: layer.opacity, front });
     });
   }
 
@@ -146,6 +149,7 @@ export class Stage {
     });
     if (!isPicking && model.layer && !model.layer.hidden) this.paintLayer(model.layerIndex, true);
     this.paintDraft();
+    if (model.options.tool === "surface") this.paintSurface(model.layer?.follow);
     if (!this.actions.isPlaying()) this.prompts.paintMarks();
   }
 
@@ -313,6 +317,12 @@ export class Stage {
     });
   }
 
+  /** The points that the object sticks to, at the frame where they lie. */
+  paintSurface(tie) {
+    if (!tie?.points || tie.key_frame !== this.model.frame) return;
+    for (const point of tie.points) this.dot(toStage(this.view, this.toPixels(point)), 7, "#0f172a", "#facc15", 3);
+  }
+
   paintDraft() {
     const { draft } = this.model;
     if (draft?.newBox) {
@@ -397,6 +407,7 @@ export class Stage {
       this.actions.say("A layer that removes something does not move; press S and click on the thing.");
       return { ...base, kind: "none" };
     }
+    if (tool === "surface") return { ...base, kind: "surface", reach: this.reach(event) };
     if (tool === "draw") return this.beginStroke(base, event);
     if (tool === "box") return this.boxPart(base, event) ?? { ...base, kind: "newBox" };
     const node = this.nodeUnder(base, event);
@@ -577,7 +588,7 @@ export class Stage {
   hover(event) {
     const { model } = this;
     const { tool } = model.options;
-    let cursor = { hand: "grab", draw: "crosshair", path: "crosshair", box: "crosshair", mask: "crosshair", select: "default" }[tool];
+    let cursor = { hand: "grab", draw: "crosshair", path: "crosshair", box: "crosshair", mask: "crosshair", surface: "crosshair", select: "default" }[tool];
     if (tool === "mask" && this.prompts.hover(toPicture(this.view, this.place(event)))) model.setDraft(null);
     if (this.isSpace) cursor = "grab";
     else if (["select", "box"].includes(tool) && model.layer) {
@@ -623,6 +634,7 @@ export class Stage {
     if (drag.kind === "box" && drag.hasMoved && model.draft?.box) this.actions.edit([boxGesture(layer, drag.frame, model.draft.box, model.size)]);
     else if (drag.kind === "newBox") this.finishNewBox(drag);
     else if (drag.kind === "prompt" || drag.kind === "paint") this.prompts.finish(drag);
+    else if (drag.kind === "surface") this.finishSurface(drag);
     else if (drag.kind === "stroke") this.finishStroke(drag);
     else if (drag.kind === "node" && drag.hasMoved) this.actions.edit(this.nodeGestures(drag));
     else if (drag.kind === "pin" && drag.at) this.actions.edit([this.pinGesture(drag)]);
@@ -644,6 +656,17 @@ export class Stage {
     this.actions.edit([boxGesture(model.layerIndex, model.frame, box, model.size)]);
     if (model.options.tool === "box") model.set({ tool: "select" });
     return undefined;
+  }
+
+  finishSurface({ from, reach }) {
+    const { model } = this;
+    const tie = model.layer.follow;
+    if (tie?.points && tie.key_frame !== model.frame) {
+      this.actions.say(`Its points lie on frame ${tie.key_frame}; change them there.`);
+      model.goTo(tie.key_frame);
+      return;
+    }
+    this.actions.edit([pointGesture(model.layerIndex, tie, { frame: model.frame, at: from, reach, size: model.size })]);
   }
 
   finishStroke(drag) {

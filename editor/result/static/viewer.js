@@ -117,8 +117,9 @@ class Viewer {
 
   // -- what the page gives ------------------------------------------------------------------------------------------------------
 
-  /** Show what the page says: {takes, shown, before, after, range, fps, width, height, splice} or null. */
+  /** Show what the page says: {token, takes, shown, before, after, range, fps, width, height, splice} or null. */
   show(value) {
+    if (value?.token && value.token === document.documentElement.dataset.left) return;
     this.value = value && value.takes?.length ? value : null;
     this.element.dataset.viewer = this.value ? "ready" : "empty";
     if (!this.value) {
@@ -167,8 +168,9 @@ class Viewer {
     this.note("");
   }
 
-  /** The work that is shown is about to go: ask for nothing of it any more. */
-  leave() {
+  /** What is shown may be gone in a moment: ask for no more pictures until the page says what to show. What it says of a visitor who
+   *  has `left` (the page's data-left) comes too late. */
+  letGo() {
     this.player.pause();
     for (const side of this.sides) side.frames.close();
   }
@@ -273,7 +275,10 @@ class Viewer {
     if (what === "rename") this.rename(button.closest(".rv-take"), known);
     else if (what === "star") this.tell("star", take, { value: !known.starred });
     else if (what === "delete" && !button.classList.contains("rv-sure")) this.askAgain(button);
-    else this.tell(what, take);
+    else {
+      if (what === "delete" && [this.value.shown, this.value.against].includes(take)) this.letGo();
+      this.tell(what, take);
+    }
   }
 
   /** A take that is deleted does not come back: the button asks before it does it. */

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.composite import CompositeEngine
+from pipeline.masks import coco_mask, encode_rle
 from pipeline.media import FrameStore, probe_clip
 from pipeline.project import build_request, parse_project
 from pipeline.render import render
@@ -104,16 +105,68 @@ def test_the_canvas_draws_what_is_rendered(canvas, folder, project):
     source.close()
 
 
+NO_WEBGL = """const original = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+  return kind === "webgl2" ? null : original.call(this, kind, ...more);
+};"""
+
+
+@pytest.mark.parametrize("painter", ["TrianglePainter", "PlainPainter"])
+def test_what_is_in_front_hides_the_cut_out_on_the_canvas_as_in_the_render(canvas, chromium, folder, painter):
+    host, hand = canvas
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    if painter == "PlainPainter":
+        context.add_init_script(NO_WEBGL)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    bar, disc = (x > 0.4 * WIDTH) & (x < 0.5 * WIDTH), np.hypot(x - 0.6 * WIDTH, y - 0.35 * HEIGHT) < 0.08 * WIDTH
+    edits = [{"0": coco_mask(encode_rle(bar), bar.shape), "12": coco_mask(encode_rle(~bar), bar.shape)}]
+    edits.append({"0": coco_mask(encode_rle(disc), disc.shape)})
+    holdouts = [{"edits": edits[0]}, {"edits": edits[1], "feather_px": 3}]
+    references = [{"path": "card.png", "points": POINTS}]
+    boxes = {"0": {"box": [0.3, 0.2, 0.8, 0.8]}}
+    layer = {"name": "card", "kind": "insert", "references": references, "blend": ALL_OFF, "boxes": boxes, "holdouts": holdouts}
+    document = {"version": 1, "clip": {"path": "clip.mp4"}, "layers": [layer, {"name": "another", "kind": "insert"}]}
+    request, _ = build_request(parse_project({**document, "layers": [layer]}), folder)
+    frames = {frame.frame_index: frame.layer[..., 3] for frame in CompositeEngine().run(request, lambda _: None, lambda _: None)}
+    host.document = document
+    address, hand = hand.tab.url, Hand(context.new_page())
+    hand.open(address)
+    assert hand.js("c.stage.painter.constructor.name") == painter
+    hand.js("c.model.select({ layer: 1 })")
+    for frame, count in ((0, 2), (12, 1), (20, 0)):
+        hand.js(f"c.model.goTo({frame})")
+        hand.tab.wait_for_function(
+            "(count) => { const c = document.querySelector('.cv-root').canvas;"
+            " return [0, 1].filter((name) => c.masks.mask(0, name, c.model.frame)).length === count; }",
+            arg=count,
+        )
+        shown = draw(hand, frame)[..., 3]
+        assert (shown > 127).sum() > 2000 and ((shown > 127) != (frames[frame] > 127)).mean() < 0.004, f"frame {frame}"
+    hand.js("c.model.select({ layer: 0 })")
+    hand.js("c.model.goTo(0)")
+    hand.tab.mouse.move(*hand.at((0.6, 0.7)))
+    hand.tab.mouse.down()
+    hand.tab.mouse.move(*hand.at((0.55, 0.7)), steps=4)
+    shown = draw(hand, 0, is_dragging=True)[..., 3] > 127
+    hand.tab.mouse.up()
+    hand.settle()
+    here = shown[HEIGHT // 2]
+    assert not here[int(0.41 * WIDTH) : int(0.49 * WIDTH)].any(), "what is in front stays where it is while the box is moved"
+    assert here[int(0.3 * WIDTH) : int(0.39 * WIDTH)].all()
+    context.close()
+
+
 READY = """() => {
   const c = document.querySelector(".cv-root").canvas;
   return c.meshes.find(0, c.model.frame) && c.pictures.get(c.model.layers[0].reference.key);
 }"""
 
 
-def draw(hand: Hand, frame: int) -> np.ndarray:
+def draw(hand: Hand, frame: int, is_dragging: bool = False) -> np.ndarray:
     """The animatic's own pixels at this frame, RGBA at the size of the clip."""
-    hand.js(f"c.model.goTo({frame})")
-    hand.settle()
+    if not is_dragging:
+        hand.js(f"c.model.goTo({frame})")
+        hand.settle()
     hand.tab.wait_for_function(READY)
     address = hand.tab.evaluate(
         """([width, height]) => {

@@ -148,6 +148,8 @@ def test_a_place_too_far_from_the_key_frame_is_refused_in_a_sentence(clip):
         {**STICK, "layer": 3},
         {**STICK, "region": [0.2, 0.2, 0.2, 0.5]},
         {**STICK, "region": [1.2, 0.2, 1.5, 0.5]},
+        {**STICK, "points": []},
+        {**STICK, "points": [[0.5, 1.2]]},
     ],
 )
 def test_ties_that_make_no_sense_are_refused(tell, host, lie):
@@ -160,5 +162,8 @@ def test_a_tie_is_made_of_a_region_changed_and_let_go(tell, host):
     assert host.document["layers"][0]["follow"] == {"kind": "similarity", "key_frame": 2, "region": [0.2, 0.2, 0.6, 1.0]}
     tell(gestures=[{**STICK, "surface": "homography"}])
     assert host.document["layers"][0]["follow"] == {"kind": "homography", "key_frame": 2}
+    told = tell(gestures=[{**STICK, "points": [[0.3, 0.3], [0.60000001, 0.5]]}])
+    assert host.document["layers"][0]["follow"] == {"kind": "similarity", "key_frame": 2, "points": [[0.3, 0.3], [0.6, 0.5]]}
+    assert told["scene"]["layers"][0]["follow"]["points"] == [[0.3, 0.3], [0.6, 0.5]]
     answer = tell(gestures=[{**STICK, "surface": None}])
     assert "follow" not in host.document["layers"][0] and answer["scene"]["layers"][0]["follow"] is None

@@ -35,5 +35,18 @@ def test_one_click_ties_the_object_to_the_scene(chromium, tmp_path):
         tab.screenshot(path=str(tmp_path / "tied.png"))
         tab.locator('[data-choice="follow"] [data-value="none"]').click()
         hand.settle()
-        assert "follow" not in served.host.document["layers"][0] and faults == []
+        assert "follow" not in served.host.document["layers"][0]
+        hand.go(4)
+        tab.locator('[data-choice="follow"] [data-value="points"]').click()
+        for point in ((0.3, 0.3), (0.7, 0.4), (0.5, 0.7), (0.7, 0.4)):
+            hand.click(point)
+        follow = served.host.document["layers"][0]["follow"]
+        assert (follow["kind"], follow["key_frame"]) == ("similarity", 4)
+        assert np.abs(np.array(follow["points"]) - [(0.3, 0.3), (0.5, 0.7)]).max() < 0.01, "the second one was taken away again"
+        tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.layer.follow?.state === 'ready'")
+        assert "Tied to 2 points of frame 4." in tab.locator('[data-part="follow"]').inner_text()
+        tab.locator('[data-choice="followKind"] [data-value="translation"]').click()
+        hand.settle()
+        assert served.host.document["layers"][0]["follow"] == {**follow, "kind": "translation"}
+        assert faults == []
         tab.close()

@@ -203,7 +203,7 @@ def test_unsure_and_empty_frames_are_marked_and_told(clip):
     desk = Desk(clip, ColourSegmenter(doubtful=[8, 9]))
     desk.edit(click(35, 55))
     desk.track()
-    assert "Not sure of 2 of 24 frames, the first is 8" in desk.ended()["note"]
+    assert "not sure of 2 of 24 frames (8-9); look there" in desk.ended()["note"]
     assert (np.flatnonzero(desk.flags() & UNSURE) == [8, 9]).all()
     desk.canvas.close()
 
@@ -321,7 +321,8 @@ def test_running_out_of_memory_keeps_what_was_tracked(desk, monkeypatch):
     monkeypatch.setattr(ColourSegmenter, "propagate", propagate)
     desk.edit(click(35, 55))
     desk.track("forward")
-    assert "not enough memory" in desk.ended()["note"]
+    note = desk.ended()["note"]
+    assert "not enough memory to go on" in note and note.endswith("The 9 frames that were tracked are kept.")
     assert (np.flatnonzero(desk.flags()) == range(9)).all()
 
 

@@ -295,6 +295,25 @@ def test_a_click_on_a_dip_goes_there_and_offers_its_range(chromium, served):
         assert strip.is_hidden()
 
 
+def test_nothing_is_asked_for_of_work_that_goes(chromium, served):
+    url, bench = served
+    with opened(chromium, url) as tab:
+        viewer = "document.querySelector('.rv-root').viewer"
+        is_asking = f"{viewer}.sides.some((side) => !side.frames.isClosed)"
+        tab.evaluate(f"(token) => {{ document.documentElement.dataset.left = token; {viewer}.letGo(); }}", bench.token)
+        tab.evaluate("value => window.again(value)", {**bench.value, "token": bench.token, "stamp": 2})
+        assert not tab.evaluate(is_asking), "an answer from before it was thrown away comes too late"
+        tab.evaluate("delete document.documentElement.dataset.left")
+        tab.evaluate("value => window.again(value)", {**bench.value, "token": bench.token, "stamp": 3})
+        assert tab.evaluate(is_asking), "it was not thrown away"
+        for _ in range(2):
+            tab.locator(f'.rv-take [data-what="delete"][data-take="{ONE}"]').click()
+        assert tab.evaluate("window.told") == [["acted", {"action": "delete", "take": ONE}]]
+        assert not tab.evaluate(is_asking), "the take that is shown goes"
+        tab.evaluate("value => window.again(value)", {**bench.value, "stamp": 4})
+        assert tab.evaluate(is_asking)
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_overflows_and_targets_are_large_enough(chromium, served, width):
     with opened(chromium, served[0], viewport={"width": width, "height": 844}) as tab:

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { choiceOf, followGesture, followNote, isOffered } from "../../../../editor/canvas/static/follow.js";
+import { choiceOf, followGesture, followNote, isOffered, pointGesture } from "../../../../editor/canvas/static/follow.js";
 
 const size = { width: 200, height: 100 };
 
@@ -17,6 +17,17 @@ test("a tie to the scene takes perspective, and can be let go", () => {
   assert.equal(choiceOf(null), "none");
   assert.equal(choiceOf({ region: null }), "scene");
   assert.equal(choiceOf({ region: [0, 0, 1, 1] }), "region");
+});
+
+test("a click on the surface adds a point, a click on a point takes it away", () => {
+  const at = { frame: 3, at: [50, 25], reach: 6, size };
+  const first = pointGesture(1, { kind: "homography", key_frame: 0, region: null }, at);
+  assert.deepEqual(first, { kind: "set_follow", layer: 1, surface: "similarity", frame: 3, points: [[0.25, 0.25]] });
+  const tie = { kind: "translation", key_frame: 3, points: [[0.25, 0.25], [0.5, 0.5]] };
+  assert.deepEqual(pointGesture(1, tie, at), { kind: "set_follow", layer: 1, surface: "translation", frame: 3, points: [[0.5, 0.5]] });
+  assert.deepEqual(pointGesture(1, { ...tie, points: [[0.25, 0.25]] }, at), { kind: "set_follow", layer: 1, surface: null });
+  assert.equal(choiceOf(tie), "points");
+  assert.equal(followNote({ ...tie, state: "ready", lost: [] }), "Tied to 2 points of frame 3.");
 });
 
 test("what is going on is said", () => {

@@ -107,7 +107,7 @@ test("the store asks for what it lacks, takes answers in and tells how a track e
     { segmenter: "s", slots: [{ digest: "a", states: null, masks: [mask] }], job: { number: 1, state: "ended", made: 3, total: 3, note: "Done so." }, fault: null },
   ];
   const store = new MaskStore(model, {
-    say: (sentence) => said.push(sentence), changed: () => {}, isShown: () => true,
+    say: (sentence) => said.push(sentence), changed: () => {},
     send: async (path, message) => { sent.push(message); return answers[Math.min(sent.length, answers.length) - 1]; },
   });
   store.reset("T");
