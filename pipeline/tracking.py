@@ -3,8 +3,9 @@
 Everything is pyramidal Lucas-Kanade (Bouguet 2001) on luma with its local mean and contrast taken out, so that a change of exposure
 does not matter; every match is checked forward and backward. A surface is carried from frame to frame, and at every frame matched
 once more, directly, against the key frame warped to where the surface should be: what is left of the prediction's error is
-corrected there, so that errors do not add up. Where the key frame has left the picture, frames tracked on the way (*anchors*) take
-its place.
+corrected there, so that errors do not add up. A homography is corrected as far as its matches bear it out (a Kalman filter): where
+there is nothing to match, it is carried on smoothly instead of following the noise of the matches elsewhere. Where the key frame
+has left the picture, frames tracked on the way (*anchors*) take its place.
 
 Convention: points are f64[N,2] as (x, y) in continuous coordinates (pixel ``j`` covers ``[j, j + 1)``) of the picture that they
 were found in; a motion is f64[3,3] and takes points of the first picture to the second.
@@ -26,7 +27,7 @@ from .types import Array, Follow, MaskTrack, Progress, SurfaceKind, SurfaceMotio
 if TYPE_CHECKING:
     from .media import FrameStore
 
-METHOD = "1"
+METHOD = "2"
 """Version of the method, for caches: a new number for whatever may change a matrix."""
 
 WORK_SIDE_PX = 960
@@ -463,8 +464,17 @@ _ANCHOR_VISIBLE = 0.6
 
 _ANCHOR_GROWTH = 1.4
 _MAX_ANCHORS = 24
-_HOLD = 0.001
-"""How much, of all matches together, the pull of a homography towards a similarity weighs."""
+_STEP_NOISE_PX = 0.3
+"""How far off a match from one frame to the next counts as being: more than it is, since neighbours err together."""
+
+_KEY_NOISE_PX = 0.5
+"""The same for a match with an anchor."""
+
+_NOISE_FLOOR_PX = 0.03
+"""What every step adds to the doubt however many matches there are."""
+
+_BEND_PX = 0.5
+"""How far a homography is expected to lie from a similarity where no earlier frame says more, in the mean over the picture."""
 
 _LARGEST_STEP = 1.35
 """A surface that grows or shrinks by more than this from one frame to the next was not followed but mistaken."""
@@ -482,12 +492,15 @@ class _Anchor:
 @dataclass(frozen=True, eq=False, slots=True)
 class _Matches:
     """Features of an anchor in another picture: where they are by prediction and where they were found, f64[N,2] each, which were
-    found at all, bool[N], and how much they count."""
+    found at all, bool[N], and how much they count; ``warped`` u8[h,w] is the anchor's picture where it was predicted to be, and
+    ``is_covered`` bool[h,w] where that shows anything."""
 
     predicted: Array
     found: Array
     is_found: Array
     weight: float
+    warped: Array
+    is_covered: Array
 
 
 def track_surface(
@@ -573,6 +586,77 @@ def _usable(picture: _Picture, outline: Array | None, matrix: Array) -> Array | 
     return inside if picture.allowed is None else inside & picture.allowed
 
 
+class _Bend:
+    """Homographies near the identity as eight numbers, scaled so that each moves the picture by so many pixels (root mean square).
+
+    A *doubt* f64[8,8] is the covariance of these numbers, in square pixels.
+    """
+
+    def __init__(self, hw: tuple[int, int]) -> None:
+        height, width = hw
+        self._from_unit = np.array([[max(hw) / 2, 0, width / 2], [0, max(hw) / 2, height / 2], [0, 0, 1.0]])
+        self._to_unit = np.linalg.inv(self._from_unit)
+        x, y = np.meshgrid(np.linspace(0, width, 5), np.linspace(0, height, 4))
+        self._even = np.eye(8)
+        rows = self._rows(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(-1, 8)
+        _, upper = np.linalg.qr(rows / np.sqrt(x.size))
+        self._even = np.linalg.inv(upper)
+        alike = np.array(
+            [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 1, 0, 0], [0, 0, -1, 0, 1, 0, 0, 0.0]]
+        )
+        basis, _ = np.linalg.qr(upper @ alike.T)
+        self._alike = basis @ basis.T
+        self._unlike = np.eye(8) - self._alike
+
+    def _rows(self, points: Array) -> Array:
+        """How far each of the eight numbers moves points f64[N,2]: f64[N,2,8]."""
+        x, y = geometry.apply_map(self._to_unit, points).T
+        one, zero = np.ones_like(x), np.zeros_like(x)
+        rows = np.array([[one, x, y, zero, zero, zero, x * x, x * y], [zero, zero, zero, one, x, y, x * y, y * y]])
+        return np.moveaxis(rows, 2, 0) @ self._even
+
+    def _map(self, numbers: Array) -> Array:
+        a, b, c, d, e, f, g, h = self._even @ numbers / self._from_unit[0, 0]
+        unit = np.array([[1 + b, c, a], [e, 1 + f, d], [-g, -h, 1.0]])
+        return self._from_unit @ unit @ self._to_unit
+
+    def settle(
+        self,
+        matrix: Array,
+        points: Array,
+        found: Array,
+        noise_px: float,
+        weights: Array | None = None,
+        doubt: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """The homography f64[3,3] most likely after inliers f64[N,2] of the robust fit ``matrix`` were found, and the doubt left.
+
+        With ``doubt`` the identity was expected so surely; without, anything near the similarity that fits best. A fit that lies
+        further from what was expected than noise explains widens the doubt.
+        """
+        error = np.linalg.norm(geometry.apply_map(matrix, points) - found, axis=1)
+        sigma = max(1.4826 * float(np.median(error)), 0.1)
+        share = np.clip(1 - (error / (4.685 * sigma)) ** 2, 0, None) ** 2
+        share = share if weights is None else share * weights
+        if doubt is None:
+            base, hold = _weighted_fit(matrix, points, found, "similarity", share), self._unlike / _BEND_PX**2
+        else:
+            shift = ((geometry.apply_map(matrix, points) - points) ** 2).sum(axis=1)
+            beyond = max(0.0, float(np.sqrt(shift.mean())) - 1.0)
+            wider = beyond**2 * self._alike + min(beyond, _BEND_PX) ** 2 * self._unlike
+            base, hold = np.eye(3), np.linalg.inv(doubt + wider + np.eye(8) * 1e-6)
+        share = share / noise_px**2
+        hold = hold + np.eye(8) * 1e-9
+        numbers = np.zeros(8)
+        for _ in range(2):
+            there = geometry.apply_map(self._map(numbers) @ base, points)
+            rows = self._rows(there)
+            weighted = rows * share[:, None, None]
+            known = np.tensordot(weighted, rows, ((0, 1), (0, 1))) + hold
+            numbers += np.linalg.solve(known, np.tensordot(weighted, found - there, ((0, 1), (0, 1))) - hold @ numbers)
+        return self._map(numbers) @ base, np.linalg.inv(known)
+
+
 class _SurfaceWalk:
     """A surface on its way from the key frame in one direction."""
 
@@ -583,6 +667,7 @@ class _SurfaceWalk:
         self._last, self._matrix, self._is_tracked = origin.picture, origin.matrix, True
         self._seeds = self._carried_seeds = origin.points
         self._usual_seeds = len(origin.points)
+        self._bend, self._doubt = _Bend(pictures.hw), np.zeros((8, 8))
 
     def step(self, frame_index: int) -> tuple[Array, bool]:
         """The matrix f64[3,3] from the key picture to the next frame's picture, and whether the surface was found there."""
@@ -607,32 +692,16 @@ class _SurfaceWalk:
         """The motion since the frame before; None where too few features agree on one."""
         there, is_good = follow_points(self._last.even, picture.even, self._seeds)
         is_good &= picture.allows(there)
-        matrix, is_inlier = self._estimate(self._seeds[is_good], there[is_good])
-        self._carried_seeds = there[is_good][is_inlier]
+        seeds, there = self._seeds[is_good], there[is_good]
+        matrix, is_inlier = estimate_motion(seeds, there, self._kind)
+        self._carried_seeds = there[is_inlier]
         least = max(_LEAST_MATCHES[self._kind], _LEAST_SHARE * max(len(self._seeds), self._usual_seeds))
-        return matrix if len(self._carried_seeds) >= least and self._is_plausible(matrix) else None
-
-    def _estimate(self, points: Array, found: Array, weights: Array | None = None) -> tuple[Array, Array]:
-        """The motion that matches agree on. A homography is held to the nearest similarity, weakly, all over the picture: matches
-        decide where there are any, and it does not run wild where there are none."""
-        weights = np.ones(len(points)) if weights is None else weights
-        matrix, is_inlier = estimate_motion(points, found, self._kind, weights)
-        if self._kind != "homography" or not is_inlier.any():
-            return matrix, is_inlier
-        points, found, weights = points[is_inlier], found[is_inlier], weights[is_inlier]
-        similar = _weighted_fit(matrix, points, found, "similarity", weights)
-        height, width = self._pictures.hw
-        x, y = np.meshgrid(np.linspace(0, width, 5), np.linspace(0, height, 4))
-        grid = np.stack([x.ravel(), y.ravel()], axis=1)
-        held = np.full(len(grid), _HOLD * weights.sum() / len(grid))
-        matrix = _weighted_fit(
-            matrix,
-            np.concatenate([points, grid]),
-            np.concatenate([found, geometry.apply_map(similar, grid)]),
-            "homography",
-            np.concatenate([weights, held]),
-        )
-        return matrix, is_inlier
+        if len(self._carried_seeds) < least or not self._is_plausible(matrix):
+            return None
+        if self._kind == "homography":
+            matrix, doubt = self._bend.settle(matrix, seeds[is_inlier], self._carried_seeds, _STEP_NOISE_PX)
+            self._doubt = self._doubt + doubt + np.eye(8) * _NOISE_FLOOR_PX**2
+        return matrix
 
     def _camera(self, picture: _Picture) -> Array:
         """How the whole picture moved since the frame before: what carries a surface on that is lost."""
@@ -659,7 +728,22 @@ class _SurfaceWalk:
         distance, index = cKDTree(places).query(seeds, k=3, distance_upper_bound=2.0 * _WINDOW_PX)
         near = np.isfinite(distance)
         same = np.where(near, np.append(is_same, False)[index], False).sum(axis=1)
-        return seeds[2 * same >= near.sum(axis=1)]
+        seeds = seeds[(2 * same >= near.sum(axis=1)) & self._is_known(seeds, matches, correction)]
+        if self._outline is None:  # a region mostly covered is lost; the camera shows in what is left, but not in next to nothing
+            self._usual_seeds = max(len(seeds), self._usual_seeds // 2)
+        return seeds
+
+    def _is_known(self, seeds: Array, matches: list[_Matches], correction: Array) -> Array:
+        """Which features f64[N,2] of the last picture look as in an anchor, or lie where no anchor shows anything, bool[N]."""
+        before = geometry.apply_map(np.linalg.inv(correction), seeds)
+        x, y = np.clip(np.floor(before).astype(np.int64), 0, np.array(self._last.hw[::-1]) - 1).T
+        looks = _patches(self._last.even, seeds)
+        is_alike, is_covered = np.zeros((2, len(seeds)), np.bool_)
+        for item in matches:
+            covered = item.is_covered[y, x]
+            is_covered |= covered
+            is_alike |= covered & (_likeness(_patches(item.warped, before), looks) > _STILL_ALIKE)
+        return is_alike | ~is_covered
 
     def _is_plausible(self, matrix: Array) -> bool:
         growth = _growth(matrix, self._seeds)
@@ -672,11 +756,15 @@ class _SurfaceWalk:
         points = np.concatenate([item.predicted[item.is_found] for item in matches])
         found = np.concatenate([item.found[item.is_found] for item in matches])
         weights = np.concatenate([np.full(np.count_nonzero(item.is_found), item.weight) for item in matches])
-        matrix, is_inlier = self._estimate(points, found, weights)
+        matrix, is_inlier = estimate_motion(points, found, self._kind, weights)
         share = _LEAST_SHARE if was_found else _FOUND_AGAIN_SHARE
         least = max(_LEAST_MATCHES[self._kind], share * sum(len(item.predicted) for item in matches))
         if np.count_nonzero(is_inlier) < least or not 1 / _LARGEST_STEP < _growth(matrix, points) < _LARGEST_STEP:
             return None
+        if self._kind == "homography":
+            points, found, weights = points[is_inlier], found[is_inlier], weights[is_inlier]
+            doubt = self._doubt if was_found else None
+            matrix, self._doubt = self._bend.settle(matrix, points, found, _KEY_NOISE_PX, weights, doubt)
         return matrix
 
     def _suitable(self, picture: _Picture) -> list[_Anchor]:
@@ -736,7 +824,8 @@ def _match_anchor(anchor: _Anchor, picture: _Picture, predicted: Array) -> _Matc
     there = there[seen]
     found, is_found = follow_points(warped, picture.even, there)
     is_found[is_found] = _likeness(_patches(warped, there[is_found]), _patches(picture.even, found[is_found])) > _STILL_ALIKE
-    return _Matches(there, found, is_found & picture.allows(found), weight)
+    covered = cv2.warpPerspective(np.ones(anchor.picture.hw, np.uint8), pixels, picture.hw[::-1], flags=cv2.INTER_NEAREST)
+    return _Matches(there, found, is_found & picture.allows(found), weight, warped, covered > 0)
 
 
 # -- the camera --------------------------------------------------------------------------------------------------------------------

@@ -369,7 +369,9 @@ def test_a_second_layer_gets_its_own_picture_and_blending(visitor, material, tmp
     visitor.drag((0.5, 0.5), (0.7, 0.9))
     visitor.upload("#reference-file", material / "tile.png")
     visitor.told("Ready when you are.")
-    tab.locator("#blending button").first.click()
+    tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.layers[1]?.reference")
+    if not tab.locator("#blend-opacity").is_visible():
+        tab.locator("#blending button").first.click()
     tab.locator("#blend-opacity input[type=number]").fill("0")
     tab.keyboard.press("Tab")
     tab.wait_for_function("() => document.querySelector('.cv-root').canvas.model.layers[1].opacity === 0")

@@ -191,6 +191,27 @@ def test_what_crosses_does_not_take_the_surface_along(tmp_path):
     assert known.is_tracked.all() and drift_px(known, maps, range(40)) < 1.0
 
 
+def test_where_there_is_nothing_to_see_the_rest_of_the_picture_decides(tmp_path):
+    import cv2
+
+    maps = camera_path("homography", 40)
+    detail = np.zeros((*HW, 1), np.float32)
+    detail[:, 200:] = 1.0
+    board = cv2.GaussianBlur(np.random.default_rng(5).integers(0, 255, (140, 70, 3)).astype(np.uint8), (5, 5), 0)
+
+    def image(frame):
+        shown = cv2.warpPerspective(detail, maps[frame], HW[::-1], borderMode=cv2.BORDER_REPLICATE)[..., None]
+        picture = (shown * look(maps[frame]) + (1 - shown) * 110).astype(np.uint8)
+        first = 5 * frame - 70
+        if first > -70:
+            seen = board[:, max(-first, 0) :]
+            picture[20:160, max(first, 0) : first + 70] = seen
+        return picture
+
+    surface = tracking.track_surface(film(tmp_path / "half.mp4", image, 40), Follow("homography"), 0, 40)
+    assert surface.is_tracked.all() and drift_px(surface, maps, range(40)) < 3.0
+
+
 def test_a_cut_loses_the_surface_there_and_the_matrix_stays(tmp_path):
     maps = camera_path("similarity")
     frames = film(tmp_path / "cut.mp4", lambda frame: look(maps[frame], seed=0 if frame < 12 else 1))
