@@ -90,8 +90,8 @@ class Monkey:
         [gesture] = self.dice.choices(list(self.gestures), list(self.gestures.values()))
         self.note(gesture.__name__)
         self.num_done += 1
-        if self.tab.evaluate("Boolean(document.querySelector('dialog[open]'))") and self.dice.random() < 0.8:
-            self.tab.keyboard.press("Escape")
+        if self.dice.random() < 0.8:
+            self.close_sheet()
         self.step_back()
         gesture()
 
@@ -100,6 +100,11 @@ class Monkey:
         without a window; and two fingers beside the canvas make the page larger."""
         self.tab.evaluate("document.fullscreenElement && document.exitFullscreen()")
         self.touch.send("Emulation.setPageScaleFactor", {"pageScaleFactor": 1})
+
+    def close_sheet(self) -> None:
+        """Close the sheet of shortcuts, which covers the page as long as it is open."""
+        if self.tab.evaluate("Boolean(document.querySelector('dialog[open]'))"):
+            self.tab.keyboard.press("Escape")
 
     def note(self, text: str) -> None:
         self.done.append(text)
@@ -207,6 +212,7 @@ class Monkey:
 
     def open_tab(self, name: str) -> None:
         self.step_back()
+        self.close_sheet()
         self.tab.get_by_role("tab", name=name).click(timeout=15_000)
 
     def choose_a_tab(self) -> None:
@@ -258,6 +264,7 @@ class Monkey:
             self.click_one("button.example")
             self.tab.wait_for_timeout(1_500)
         else:
+            self.close_sheet()
             self.tab.set_viewport_size({"width": 1280, "height": 900})
             self.visitor.bring(self.material / "street.mp4", self.material / "tile.png")
 
