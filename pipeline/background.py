@@ -32,7 +32,7 @@ from .parallax import (
     LATITUDE_PX,
     Grid,
     Motion,
-    blur,
+    average_by_trust,
     choose_detail,
     complete_flow,
     invert_flow,
@@ -269,7 +269,7 @@ class CleanPlates:
         wanted = np.zeros((roi[3] - roi[1], roi[2] - roi[0]), np.uint8)
         for mask, hole, matrix in outlines:
             from_hole = geometry.translation(np.array(hole[:2], np.float64))
-            to_roi = _pixel_map(geometry.translation(-np.array(roi[:2], np.float64)) @ matrix @ from_hole)
+            to_roi = geometry.pixel_map(geometry.translation(-np.array(roi[:2], np.float64)) @ matrix @ from_hole)
             np.maximum(wanted, cv2.warpPerspective(mask.astype(np.uint8), to_roi, wanted.shape[::-1]), out=wanted)
         return cv2.dilate(wanted, np.ones((5, 5), np.uint8)) > 0, roi
 
@@ -482,9 +482,7 @@ def _lay_onto(
     ``matrix`` takes the frame to the plate's key; ``is_scene`` bool[h,w] is where the frame shows the background itself."""
     grid = Grid.over((picture.shape[0], picture.shape[1]))
     rgb, num_views, is_known = _project(plate, matrix, roi, interpolation=cv2.INTER_CUBIC)
-    to_plate = (
-        geometry.translation(-np.array(plate.roi[:2], np.float64)) @ matrix @ geometry.translation(np.array(roi[:2], np.float64))
-    )
+    to_plate = _to_plate(plate, matrix) @ geometry.translation(np.array(roi[:2], np.float64))
     fields, expected = plate.motion.seen_over(grid, to_plate), -plate.motion.expected(frame_index)
     guess = np.tensordot(expected.astype(np.float32), fields, 1) if len(fields) else None
     flow, trust = measure_flow(
@@ -509,11 +507,7 @@ def _surround_difference(picture: Array, colors: Array, is_shared: Array) -> Arr
     sparse = (slice(step // 2, None, step), slice(step // 2, None, step))
     difference = picture[sparse].astype(np.float32) - colors[sparse]
     trust = (is_shared[sparse] * np.exp(-((np.abs(difference).max(axis=2) / 16) ** 2))).astype(np.float32)
-    total = difference * trust[..., None]
-    smooth = np.zeros_like(total)
-    for sigma_px in (max(trust.shape) / 4, max(trust.shape) / 8, 24 / step):
-        near = blur(trust, sigma_px)[..., None]
-        smooth = (blur(total, sigma_px) + 0.1 * smooth) / (near + 0.1)
+    smooth = average_by_trust(difference, trust, (max(trust.shape) / 4, max(trust.shape) / 8, 24 / step))
     return cv2.resize(smooth, is_shared.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
@@ -527,11 +521,16 @@ def _fade(laid: list[tuple[float, Array, Array, Array]]) -> tuple[Array, Array]:
     return np.clip(rgb, 0, 255).astype(np.float32), freshness.astype(np.float32)
 
 
+def _to_plate(plate: Plate, matrix: Array) -> Array:
+    """The map from a frame to a plate's own pixels, where ``matrix`` takes the frame to the plate's key."""
+    return geometry.translation(-np.array(plate.roi[:2], np.float64)) @ matrix
+
+
 def _project(
     plate: Plate, matrix: Array, roi: Roi, flow: Array | None = None, interpolation: int = cv2.INTER_LANCZOS4
 ) -> tuple[Array, Array, Array]:
     """A plate seen over ``roi`` of a frame, which ``matrix`` takes to the plate's key: colours u8, views f32, where it is known."""
-    to_plate = geometry.translation(-np.array(plate.roi[:2], np.float64)) @ matrix
+    to_plate = _to_plate(plate, matrix)
     rgb = _warp(plate.rgb, to_plate, roi, interpolation, flow, cv2.BORDER_REPLICATE)
     num_views = _warp(plate.num_views, to_plate, roi, cv2.INTER_NEAREST, flow).astype(np.float32)
     is_known = _warp(plate.is_filled.astype(np.uint8) * 255, to_plate, roi, cv2.INTER_LINEAR, flow) == 255
@@ -558,7 +557,7 @@ def _warp(
         interpolation = cv2.INTER_NEAREST
         placed = geometry.translation(shift)
     flags = interpolation | cv2.WARP_INVERSE_MAP
-    return cv2.warpPerspective(image, _pixel_map(placed), (width, height), flags=flags, borderMode=border)
+    return cv2.warpPerspective(image, geometry.pixel_map(placed), (width, height), flags=flags, borderMode=border)
 
 
 def _moved_grid(matrix: Array, flow: Array) -> tuple[Array, Array]:
@@ -571,13 +570,6 @@ def _moved_grid(matrix: Array, flow: Array) -> tuple[Array, Array]:
         depth = rows[2, 0] * x + rows[2, 1] * y + 1
         across, down = across / depth, down / depth
     return across - np.float32(0.5), down - np.float32(0.5)
-
-
-def _pixel_map(matrix: Array) -> Array:
-    """A map of coordinates as a map of pixel indices (pixel j's centre lies at j + 0.5)."""
-    half = geometry.translation(np.array([0.5, 0.5]))
-    moved: Array = np.linalg.inv(half) @ matrix @ half
-    return moved
 
 
 def _read_part(frame: DecodedFrame, matrix: Array, roi: Roi) -> tuple[Array | None, Roi]:

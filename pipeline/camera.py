@@ -200,8 +200,7 @@ def _warped(picture: Array, matrix: Array, hw: tuple[int, int]) -> Array:
 
     if np.allclose(matrix, np.eye(3), atol=1e-9):
         return picture
-    half = geometry.translation(np.array([0.5, 0.5]))
-    pixels = np.linalg.inv(half) @ matrix @ half
+    pixels = geometry.pixel_map(matrix)
     return cv2.warpPerspective(picture, pixels, hw[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 

@@ -39,6 +39,13 @@ def normal_map(matrix: Array) -> Array:
     return scaled
 
 
+def pixel_map(matrix: Array) -> Array:
+    """A map f64[3,3] of coordinates as a map of pixel indices (pixel j's centre lies at j + 0.5), as OpenCV warps by it."""
+    half = translation(np.array([0.5, 0.5]))
+    moved: Array = np.linalg.inv(half) @ matrix @ half
+    return moved
+
+
 def _as_complex(points: Array) -> Array:
     return points[..., 0] + 1j * points[..., 1]
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .geometry import pixel_map
 from .tracking import flatten_light
 from .types import Array
 
@@ -44,7 +45,7 @@ _DETAIL_PX = (6.0, 2.5)
 _NEEDED_GAIN = 0.2
 """By how much, of what is left without them, fields must explain a flow better to be believed in full."""
 _MAX_SAMPLES = 6000
-_FURTHEST = 1.0
+_MAX_REACH = 1.0
 """How far a motion is carried on beyond what is known of it, as a share of the last step."""
 
 
@@ -119,18 +120,19 @@ def spread_flow(flow: Array, trust: Array, is_fine: bool = False) -> Array:
     side = max(trust.shape)
     wide, near = (side / 4, side / 8), (side / 16, side / 32)
     if is_fine:
-        return _averaged(flow, trust, (*wide, *near, *_DETAIL_PX))
-    around = _averaged(flow, trust, wide)
+        return average_by_trust(flow, trust, (*wide, *near, *_DETAIL_PX))
+    around = average_by_trust(flow, trust, wide)
     away = ((flow - around) ** 2).sum(axis=2)
     usual = float(np.median(away[trust > 0.3])) if np.any(trust > 0.3) else 0.0
-    return _averaged(flow, trust / (1 + away / (4 * usual + 1.0)), (*wide, *near))
+    return average_by_trust(flow, trust / (1 + away / (4 * usual + 1.0)), (*wide, *near))
 
 
-def _averaged(flow: Array, trust: Array, sigmas_px: Sequence[float]) -> Array:
-    smooth = np.zeros_like(flow)
+def average_by_trust(values: Array, trust: Array, sigmas_px: Sequence[float]) -> Array:
+    """``values`` f32[h,w,C] averaged by trust f32[h,w], from coarse to fine: where little is trusted nearby, the coarser counts."""
+    total, smooth = values * trust[..., None], np.zeros_like(values)
     for sigma_px in sigmas_px:
         weight = blur(trust, sigma_px)[..., None]
-        smooth = (blur(flow * trust[..., None], sigma_px) + 0.1 * smooth) / (weight + 0.1)
+        smooth = (blur(total, sigma_px) + 0.1 * smooth) / (weight + 0.1)
     return smooth
 
 
@@ -150,7 +152,7 @@ def choose_detail(grid: Grid, smooth: Sequence[Array], fine: Sequence[Array], se
     gain = (spread[0] - spread[1]) / (spread[0] + _GAIN_LEVELS)
     share = cv2.GaussianBlur(np.clip(gain * _GAIN_SLOPE - 0.25, 0, 1), (0, 0), 2.0)[..., None]
     away = np.max([np.linalg.norm(other - one, axis=2) for one, other in zip(smooth, fine, strict=True)], axis=0)
-    share = share / (1 + (away / (_FURTHEST_PX)) ** 4)[..., None]
+    share = share / (1 + (away / _FURTHEST_PX) ** 4)[..., None]
     return [one + share * (other - one) for one, other in zip(smooth, fine, strict=True)]
 
 
@@ -191,16 +193,15 @@ class Motion:
         if len(frames) < 2:
             return np.zeros(len(self.fields))
         after = int(np.clip(np.searchsorted(frames, frame_index), 1, len(frames) - 1))
-        part = np.clip((frame_index - frames[after - 1]) / (frames[after] - frames[after - 1]), -_FURTHEST, 1 + _FURTHEST)
+        part = np.clip((frame_index - frames[after - 1]) / (frames[after] - frames[after - 1]), -_MAX_REACH, 1 + _MAX_REACH)
         shares: Array = (1 - part) * self.shares[after - 1] + part * self.shares[after]
         return shares
 
     def seen_over(self, grid: Grid, matrix: Array) -> Array:
         """The fields f32[k,h,w,2] over another grid, whose full picture ``matrix`` f64[3,3] takes to this one's."""
-        half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
         here = np.diag([*(1 / self.grid.scale), 1.0])
         there = np.diag([*grid.scale, 1.0])
-        pixels = np.linalg.inv(half) @ here @ matrix @ there @ half
+        pixels = pixel_map(here @ matrix @ there)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         seen = [
             cv2.warpPerspective(field, pixels, grid.size, flags=flags, borderMode=cv2.BORDER_REPLICATE) for field in self.fields

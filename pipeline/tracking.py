@@ -816,8 +816,7 @@ def _match_anchor(anchor: _Anchor, picture: _Picture, predicted: Array) -> _Matc
     there = geometry.apply_map(between, anchor.points)
     seen = picture.allows(there)
     weight = float(np.clip((float(np.mean(seen)) - _LEAST_VISIBLE) / 0.25, 0.01, 1.0))
-    half = geometry.translation(np.array([0.5, 0.5]))
-    pixels = np.linalg.inv(half) @ between @ half
+    pixels = geometry.pixel_map(between)
     warped = cv2.warpPerspective(
         anchor.picture.even, pixels, picture.hw[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
