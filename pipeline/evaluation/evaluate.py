@@ -17,7 +17,7 @@ from ..engines import Engine, Report, ignore_progress
 from ..errors import UserError
 from ..masks import MaskedVideo, read_mask_track
 from ..media import probe_clip
-from ..types import Array, SamplingConfig
+from ..types import Array, Reference, SamplingConfig
 from .encoders import Encoder
 from .reinsertion import NUM_FRAMES, Case, prepare_case, score_case
 from .report import Result, to_document, to_markdown, write_page, write_rating_page
@@ -57,6 +57,8 @@ def evaluate(
         for name, engine in engines.items():
             tell(f"{case.name}: {name}, frames {case.frame_range[0]} to {case.frame_range[1] - 1}")
             results.append(_score(case, name, engine, samplings[name], output, encoders, report))
+        if output is not None:
+            write_reference(output / _reference_name(case), case.study.reference)
     results = _gathered(results)
     if not results:
         raise UserError("No clip could be scored; see what was said about each.")
@@ -90,7 +92,22 @@ def _score(
         if output is not None and video is not None:
             see = stack.enter_context(SideBySide(output / video, case.clip.fps)).add
         scores = score_case(case, engine, sampling, encoders, see, report)
-    return Result(case.name, name, case.frame_range[1] - case.frame_range[0], scores, video)
+    reference = None if output is None else _reference_name(case)
+    return Result(case.name, name, case.frame_range[1] - case.frame_range[0], scores, video, reference)
+
+
+def _reference_name(case: Case) -> str:
+    return f"{case.name}-reference.png"
+
+
+def write_reference(path: Path, reference: Reference) -> None:
+    """The picture of what is inserted, cut out, at most ``VIDEO_SIDE_PX`` on its longer side."""
+    from PIL import Image
+
+    alpha = np.rint(reference.alpha * 255).astype(np.uint8)
+    picture = Image.fromarray(np.dstack([reference.image, alpha])).crop(Image.fromarray(alpha).getbbox())
+    picture.thumbnail((VIDEO_SIDE_PX, VIDEO_SIDE_PX))
+    picture.save(path)
 
 
 def _ignore_pair(truth: Array, image: Array) -> None:

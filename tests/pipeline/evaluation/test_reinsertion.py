@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.cli import main
 from pipeline.composite import CompositeEngine
@@ -113,11 +114,12 @@ def test_the_whole_benchmark_writes_table_page_and_videos(folder, tmp_path) -> N
     document = json.loads((tmp_path / "table.json").read_text())
     assert document["results"][0]["scores"]["psnr_object"] == 60
     page = (tmp_path / "index.html").read_text()
-    assert "thing-perfect.mp4" in page and "<polyline" in page
+    assert "thing-perfect.mp4" in page and page.count("<polyline") == 2 and page.count("thing-reference.png") == 1
+    assert Image.open(tmp_path / "thing-reference.png").mode == "RGBA"
     assert (tmp_path / "thing-bad.mp4").stat().st_size > 1000
     rating = (tmp_path / "rating.html").read_text()
     assert rating.count('type="radio"') == 2 * 4 * 4
-    assert ">perfect<" not in rating and not list(tmp_path.glob(".*"))
+    assert "perfect" not in rating and (tmp_path / "v001.mp4").exists() and not list(tmp_path.glob(".*"))
     for name in ("broken.mp4", "broken.mask.mkv"):
         (folder / name).unlink()
 
