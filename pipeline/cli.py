@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import secrets
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from .console import say, show_progress
+from .console import say
 from .engines import Engine
 from .errors import UserError
 
 if TYPE_CHECKING:
     from .model_cache import ModelCaches
-    from .project import Project
-    from .render import RenderSummary
-    from .types import InsertionRequest
 
 DONE, FAILED, INPUT_AT_FAULT, INTERRUPTED = 0, 1, 2, 130
 
@@ -112,35 +106,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    from .segmentation.options import add_segmenter_options
-
     parser = _Parser(prog="python -m pipeline", description="Put an object into a video, moving the way you drew it.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    command = commands.add_parser("render", help="render a project file", description="Render a project file.")
-    command.set_defaults(command=_render)
-    command.add_argument("project", metavar="PROJECT.json", type=Path, help="the project file; the files it names lie beside it")
-    command.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, required=True, help="the result: .mp4, or .mkv with --lossless"
-    )
-    command.add_argument("--engine", choices=tuple(ENGINES), help="instead of the file's engine")
-    command.add_argument("--checkpoint", metavar="DIR", type=Path, help="VideoAnydoor's checkpoint, instead of the file's")
-    command.add_argument("--checkpoints", metavar="DIR", type=Path, help="where models lie (default: checkpoints)")
-    command.add_argument("--device", default="auto", metavar="DEVICE", help="where the engine runs: auto (default), cpu or cuda")
-    command.add_argument("--compile", action="store_true", help="compile VideoAnydoor's networks, which takes minutes at first")
-    command.add_argument("--seed", type=int, help="instead of the file's seed")
-    command.add_argument("--lossless", action="store_true", help="FFV1 in the clip's own pixel format, in .mkv")
-    command.add_argument("--layer-alpha", metavar="OUT.mov", type=Path, help="also write the object alone, ProRes 4444 with alpha")
-    command.add_argument("--report", metavar="OUT.json", type=Path, help="also write what was done, as JSON")
-    command.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
-    add_segmenter_options(command)
-
     from .evaluation.cli import add_commands as add_evaluation_commands
+    from .render_cli import add_commands as add_render_commands
     from .segmentation.cli import add_commands as add_segmentation_commands
     from .tracking_cli import add_commands as add_tracking_commands
     from .training.cli import add_commands as add_training_commands
     from .videoanydoor.cli import add_commands
 
+    add_render_commands(commands, ENGINES)
     add_training_commands(add_commands(commands))
     add_evaluation_commands(commands, ENGINES)
     add_segmentation_commands(commands)
@@ -153,139 +129,7 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-# -- render -----------------------------------------------------------------------------------------------------------------------
-
-
-def _render(options: argparse.Namespace) -> None:
-    from .cache import ArtifactCache
-    from .model_cache import ModelCaches
-    from .preflight import plan_render
-    from .project import build_request, read_project
-    from .render import check_outputs, render
-    from .resolve import ResolvingEngine, choose_segmenter
-    from .segmentation.choice import SegmenterByName
-    from .segmentation.options import read_segmenter_options
-    from .videoanydoor.folders import DEFAULT_FOLDER
-
-    project = read_project(options.project)
-    changes = {"name": options.engine, "seed": options.seed}
-    project = project.with_engine(**{key: value for key, value in changes.items() if value is not None})
-    if options.segmenter is not None:
-        project = project.with_segmenter(options.segmenter)
-    root, checkpoints = options.project.absolute().parent, options.checkpoints or DEFAULT_FOLDER
-    project, checkpoint = _choose_checkpoint(project, root, options.checkpoint, checkpoints)
-    request, warnings = build_request(project, root, cache=ArtifactCache(cache_folder()), allow_absolute=True)
-    if checkpoint is not None:
-        request = replace(request, sampling=replace(request.sampling, checkpoint=checkpoint.name))
-
-    models = ModelCaches()
-    folder = None if checkpoint is None else checkpoint.parent
-    engine = ENGINES[project.engine.name](options.device, folder, options.compile, models)
-    segmenters = SegmenterByName(read_segmenter_options(options, checkpoints), models)
-    request = choose_segmenter(request, segmenters)
-    keep = (options.project, *project.source_paths(root, allow_absolute=True))
-    check_outputs(request.clip, options.output, options.lossless, options.layer_alpha, keep)
-    if options.report is not None:
-        _check_report(options.report, keep)
-    engine_s, engine_bytes = _plan_engine(engine, request)
-    engine = ResolvingEngine(engine, segmenters, ArtifactCache(cache_folder()))
-    plan = plan_render(
-        request,
-        options.output,
-        lossless=options.lossless,
-        layer_alpha_path=options.layer_alpha,
-        engine_s=engine_s,
-        engine_bytes=engine_bytes,
-    )
-    say(plan.describe())
-
-    kept = project.for_result(root, allow_absolute=True, clip_sha256=request.clip.sha256)
-    metadata = kept.to_metadata()
-    if not metadata:
-        warnings.append("The project is too large to travel inside the result; keep the project file.")
-    summary: RenderSummary = show_progress(
-        render(
-            request,
-            engine,
-            options.output,
-            lossless=options.lossless,
-            layer_alpha_path=options.layer_alpha,
-            metadata=metadata,
-            keep=keep,
-            wants_quality=options.report is not None,
-        )
-    )
-    document = summary.to_document()
-    document["warnings"] = list(dict.fromkeys((*warnings, *summary.warnings)))
-    if options.report is not None:
-        layer_name = None if options.layer_alpha is None else str(options.layer_alpha)
-        settings = {"lossless": options.lossless, "layer_alpha": layer_name, "project": kept.to_document()}
-        quality = None if summary.quality is None else summary.quality.to_document()
-        _write_whole(options.report, {**document, **settings, "quality": quality})
-    for warning in document["warnings"]:
-        say(f"note: {warning}")
-    say(f"{options.output.name}: {summary.frames} frames in {summary.seconds:.1f} s")
-    if options.json:
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
-
-
-def _choose_checkpoint(project: Project, root: Path, given: Path | None, folder: Path) -> tuple[Project, Path | None]:
-    """The project naming the checkpoint that its engine is to use, and where that lies; None for engines without one.
-
-    ``given`` on the command line goes before the file's; a file's relative path starts at ``root``, and names are those of
-    checkpoints in ``folder``. Raises ``UserError``.
-    """
-    if project.engine.name != "videoanydoor":
-        if given is not None:
-            raise UserError(f"The {project.engine.name} engine takes no checkpoint; leave --checkpoint out.")
-        return project, None
-    from .videoanydoor.folders import locate_checkpoint
-
-    named = project.engine.checkpoint if given is None else str(given.absolute())
-    found = locate_checkpoint(named, root, folder)
-    return project.with_engine(checkpoint=str(found)), found
-
-
-def _plan_engine(engine: Engine, request: InsertionRequest) -> tuple[float, int]:
-    """Seconds and bytes of this process's memory that an engine with a plan of its own expects; the plan is told."""
-    make_plan = getattr(engine, "plan", None)
-    if make_plan is None:
-        return 0.0, 0
-    plan = make_plan(request)
-    say(plan.describe())
-    return plan.seconds, plan.host_bytes
-
-
-def _check_report(path: Path, keep: Sequence[Path]) -> None:
-    """A report that cannot be written is said before the work, not after it."""
-    from .render import check_replaceable
-
-    if path.suffix.lower() != ".json":
-        raise UserError(f"The report must end in .json, and {path.name!r} does not; rename it.")
-    check_replaceable(path, keep)
-    with _unfinished(path):
-        pass
-
-
-def _write_whole(path: Path, document: Mapping[str, object]) -> None:
-    with _unfinished(path) as unfinished:
-        unfinished.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-
-
-@contextlib.contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    """A hidden neighbour of ``path`` to write into; gone afterwards, unless it was given its name."""
-    unfinished = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(6)}.part")
-    try:
-        unfinished.touch(exist_ok=False)
-        yield unfinished
-    except OSError as error:
-        raise UserError(f"{path.name!r} cannot be written: {os.strerror(error.errno or 0)}; choose another place.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+# -- places ----------------------------------------------------------------------------------------------------------------------
 
 
 def cache_folder() -> Path:

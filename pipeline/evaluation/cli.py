@@ -54,6 +54,7 @@ def _evaluate(options: argparse.Namespace, builders: Mapping[str, BuildEngine]) 
     from ..masks import find_masked_videos
 
     pairs = find_masked_videos(options.folder)  # before anything heavy is loaded
+    from ..processes import own_device
     from ..types import SamplingConfig
     from .encoders import open_encoders
     from .evaluate import evaluate
@@ -61,7 +62,7 @@ def _evaluate(options: argparse.Namespace, builders: Mapping[str, BuildEngine]) 
 
     engines = {
         name: builders[name](
-            options.device if name == "videoanydoor" else "auto",
+            own_device(options.device) if name == "videoanydoor" else "auto",
             checkpoint.absolute().parent if name == "videoanydoor" else None,
             False,
         )

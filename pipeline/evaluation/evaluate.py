@@ -17,6 +17,7 @@ from ..engines import Engine, Report, ignore_progress
 from ..errors import UserError
 from ..masks import MaskedVideo, read_mask_track
 from ..media import probe_clip
+from ..processes import gather, is_first, own_share
 from ..types import Array, Reference, SamplingConfig
 from .encoders import Encoder
 from .reinsertion import NUM_FRAMES, Case, prepare_case, score_case
@@ -48,7 +49,7 @@ def evaluate(
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    for pair in _own_share(pairs):
+    for pair in own_share(pairs):
         try:
             case = read_case(pair, num_frames, report)
         except (UserError, ValueError) as error:
@@ -59,10 +60,10 @@ def evaluate(
             results.append(_score(case, name, engine, samplings[name], output, encoders, report))
         if output is not None:
             write_reference(output / _reference_name(case), case.study.reference)
-    results = _gathered(results)
+    results = gather(results)
     if not results:
         raise UserError("No clip could be scored; see what was said about each.")
-    if output is not None and _is_first():
+    if output is not None and is_first():
         (output / "table.md").write_text(to_markdown(results, notes), encoding="utf-8")
         document = json.dumps(to_document(results, notes), ensure_ascii=False, indent=1, allow_nan=False)
         (output / "table.json").write_text(document + "\n", encoding="utf-8")
@@ -154,31 +155,3 @@ class SideBySide:
                 self._part.replace(self._path)
         finally:
             self._part.unlink(missing_ok=True)
-
-
-# -- several processes ------------------------------------------------------------------------------------------------------------
-
-
-def _own_share(pairs: list[MaskedVideo]) -> list[MaskedVideo]:
-    """What this process takes of the clips."""
-    from accelerate import PartialState
-
-    with PartialState(cpu=True).split_between_processes(pairs) as own:
-        return list(own)
-
-
-def _gathered(results: list[Result]) -> list[Result]:
-    """The results of all processes, on all of them."""
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    if PartialState(cpu=True).num_processes == 1:
-        return results
-    together: list[Result] = gather_object(results)
-    return together
-
-
-def _is_first() -> bool:
-    from accelerate import PartialState
-
-    return bool(PartialState(cpu=True).is_main_process)
