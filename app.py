@@ -50,6 +50,8 @@ class Settings:
     checkpoints: Path
     compile: bool
     segmenter: SegmenterOptions
+    is_lent: bool
+    """Whether GPUs are lent for single calls here (``SPACES_ZERO_GPU`` is set)."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] | None = None) -> Settings:
@@ -79,11 +81,12 @@ def parse_arguments(argv: Sequence[str] | None = None, environ: dict[str, str] |
     add_segmenter_options(parser)
     values = parser.parse_args(argv)
     workdir = values.workdir or (_temporary_workdir() if on_space else ROOT / "workdir")
-    if values.segmenter_device is None and _is_lent(environ):
+    is_lent = _is_lent(environ)
+    if values.segmenter_device is None and is_lent:
         values.segmenter_device = "cpu"  # a GPU is there inside the engine's calls alone
     settings = {name: value for name, value in vars(values).items() if not name.startswith("segmenter")}
     segmenter = read_segmenter_options(values, values.checkpoints)
-    return Settings(**{**settings, "workdir": workdir.resolve(), "segmenter": segmenter})
+    return Settings(**{**settings, "workdir": workdir.resolve(), "segmenter": segmenter, "is_lent": is_lent})
 
 
 def build_demo(settings: Settings) -> tuple[gr.Blocks, Canvas]:
@@ -125,22 +128,19 @@ def build_demo(settings: Settings) -> tuple[gr.Blocks, Canvas]:
     return build_page(page, settings.time_to_live_s, settings.queue_size), page.canvas
 
 
-def build_engines(
-    settings: Settings, artifacts: ArtifactCache, models: ModelCaches, environ: dict[str, str] | None = None
-) -> EngineByName:
+def build_engines(settings: Settings, artifacts: ArtifactCache, models: ModelCaches) -> EngineByName:
     """The engines that projects may name, each built at its first use, so that the page opens without them; ``models`` is what
     they and the segmenter keep loaded.
 
-    Where GPUs are lent for single calls (``SPACES_ZERO_GPU`` is set), VideoAnydoor and its checkpoints are loaded here, before the
+    Where GPUs are lent for single calls, VideoAnydoor and its checkpoints are loaded here, before the
     server starts, and its sampling runs in such calls.
     """
     from pipeline import videoanydoor
     from pipeline.composite import CompositeEngine
     from pipeline.engine_choice import EngineByName
 
-    environ = dict(os.environ) if environ is None else environ
     build = partial(videoanydoor.build_engine, settings.device, settings.checkpoints, artifacts, settings.compile, models)
-    if _is_lent(environ):
+    if settings.is_lent:
         import spaces  # must come before torch
 
         from pipeline.videoanydoor import zero_gpu
@@ -152,11 +152,11 @@ def build_engines(
     return EngineByName({"composite": CompositeEngine, "videoanydoor": build})
 
 
-def build_planner(settings: Settings, models: ModelCaches, environ: dict[str, str] | None = None) -> Planner:
+def build_planner(settings: Settings, models: ModelCaches) -> Planner:
     """What tells the page the plans of runs, for where ``build_engines`` has them run."""
     from pipeline.videoanydoor.planner import Planner, find_machine
 
-    if _is_lent(dict(os.environ) if environ is None else environ):
+    if settings.is_lent:
         from pipeline.videoanydoor.zero_gpu import describe_machine
 
         return Planner(settings.checkpoints, describe_machine)
@@ -169,7 +169,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = parse_arguments(argv)
     demo, canvas = build_demo(settings)
+    try:
+        _serve(demo, canvas, settings)
+    finally:
+        canvas.close()
 
+
+def _serve(demo: gr.Blocks, canvas: Canvas, settings: Settings) -> None:
     from editor.layout import CSS_PATH, build_theme
     from editor.result import mount_viewer
     from editor.uploads import route_uploads
@@ -196,7 +202,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _is_lent(environ: dict[str, str]) -> bool:
-    """Whether GPUs are lent for single calls here."""
     return environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"} and importlib.util.find_spec("spaces") is not None
 
 

@@ -39,7 +39,7 @@ from .result.room import ResultRoom, find_dropped_project
 from .session import EditSession
 from .storage import WorkStore, safe_name
 from .uploads import drop_uploads
-from .views import PREVIEWED_ALONE, STOPPED, RunView, View, build_view, describe_progress, preview_hw, share_of
+from .views import PREVIEWED_ALONE, STOPPED, RunView, View, build_view, describe_progress, preview_hw, share_of, tell_plan
 from .workbench import OpenClip, Workbench
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Page:
         if self.planner is None:
             return None
         self.planner.look()
-        return self._view(token, self.store.load(token)).plan or None
+        return tell_plan(self._host.work_of(token, self.store.load(token)), self.planner) or None
 
     def insert(self, token: object, wants_lossless: object, wants_layer: object) -> Generator[RunView, None, None]:
         """Render, telling progress. Closing the generator, ``cancel``, and a new start of the visitor's work all stop it within a
@@ -365,8 +365,8 @@ class Page:
                 yield from work(stop)
         except Cancelled:
             yield STOPPED
-        except gr.Error as error:
-            yield RunView(False, html.unescape(str(error.message)))
+        except gr.Error:
+            yield RunView(False, "")
             raise
 
     def _insert(self, token: object, wants_lossless: bool, wants_layer: bool, stop: threading.Event) -> Iterator[RunView]:

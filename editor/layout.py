@@ -44,18 +44,21 @@ HEADER = f"""<div class="brand"><h1>{TITLE}</h1><p>{INTRO}</p></div>"""
 ONCE_HERE = """async (token, ...rest) => {
   const link = () => document.querySelector('.cv-root')?.canvas?.link;
   if (link()?.token) return [token, ...rest];
-  const pressed = document.activeElement?.closest('button');
-  pressed?.setAttribute('aria-busy', 'true');
   for (let turn = 0; turn < 400 && !link()?.seen; turn += 1) await new Promise((done) => setTimeout(done, 50));
-  pressed?.removeAttribute('aria-busy');
   return [link()?.token ?? token, ...rest];
 }"""
-"""Whoever is quicker than the page, which may not know its visitor yet, waits for it; what was pressed looks so."""
+"""Whoever is quicker than the page, which may not know its visitor yet, waits for it."""
+
+LOOK_BUSY = "document.activeElement?.closest('#actions button, #preview')?.setAttribute('aria-busy', 'true')"
+PRESSED_HERE = f"(...values) => {{ {LOOK_BUSY}; return ({ONCE_HERE})(...values); }}"
+AT_REST = "() => document.querySelectorAll('button[aria-busy]').forEach((each) => each.removeAttribute('aria-busy'))"
+"""What was pressed looks busy until what it began has come to an end."""
 
 LAYER_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelector('.cv-root')?.dataset.layer ?? 0)]"
 FRAME_HERE = "(...values) => [...values.slice(0, -1), Number(document.querySelector('.cv-root')?.dataset.frame ?? 0)]"
 """Where the person is on the canvas, as the last input of an event."""
 
+PREVIEW_HERE = f"(...values) => {{ {LOOK_BUSY}; return ({FRAME_HERE})(...values); }}"
 REFERENCE_HERE = f"async (...values) => ({LAYER_HERE})(...await ({ONCE_HERE})(...values))"
 
 LEAVE_WORK = f"""async (kept) => {{
@@ -92,7 +95,7 @@ WATCH = """() => {
   new MutationObserver((changes) => {
     if (!changes.some((each) => [...each.addedNodes].some(isToast))) return;
     const texts = document.querySelectorAll(".toast-body.error [data-testid=toast-text]");
-    if (texts.length) say(texts[texts.length - 1].innerText.trim());
+    if (texts.length) say(texts[texts.length - 1].textContent.trim());
   }).observe(document.body, { childList: true, subtree: true });
   const bar = document.querySelector("#insert-bar");
   new ResizeObserver(() => {
@@ -101,8 +104,8 @@ WATCH = """() => {
     document.documentElement.style.scrollPaddingBottom = `${high}px`;
   }).observe(bar);
 }"""
-"""The tab is kept in mind. A toast with an error goes after some seconds; its sentence stays on the page until it is closed or
-something else is tried. On narrow screens Insert stands in a bar that lies over the page's end; the page is longer by that much."""
+"""The tab is kept in mind. The sentence of an error stands in one place until it is closed or something else is tried; Gradio's
+toast only carries it. On narrow screens Insert stands in a bar that lies over the page's end; the page is longer by that much."""
 
 REPLAY = """() => {
   const [began, timer] = [Date.now(), setInterval(() => {
@@ -400,7 +403,7 @@ def _view_updates(view: View) -> list[Any]:
         gr.update(interactive=view.missing is None),
         "" if view.fault is None else f"<p class='fault'>{html.escape(view.fault)}</p>",
         _plan_html(view.plan),
-        "" if view.clip_name is None else f"<p class='file-name'>{html.escape(view.clip_name)}</p>",
+        _clip_html(view),
         _pictures_html(view),
         view.engine.name if view.engine.name in ENGINE_NAMES else None,
         view.engine.checkpoint,
@@ -420,6 +423,12 @@ def _work_updates(token: str, view: View, frame_index: int | None = None) -> lis
 
 def _plan_html(plan: str) -> str:
     return f"<p class='note'>{html.escape(plan)}</p>" if plan else ""
+
+
+def _clip_html(view: View) -> str:
+    if view.clip_name is None:
+        return ""
+    return f"<p class='file-name'>{html.escape(view.clip_name)}</p><p class='note'>{html.escape(view.clip_note)}</p>"
 
 
 def _pictures_html(view: View) -> str:
@@ -494,6 +503,8 @@ def _result_updates(files: dict[str, str]) -> list[Any]:
 
 
 def _progress_html(run: RunView) -> str:
+    if not run.line:
+        return ""
     bar = f"<div class='bar'><i style='width:{run.share * 100:.1f}%'></i></div>" if run.is_running else ""
     warnings = "".join(f"<li>{html.escape(warning)}</li>" for warning in run.warnings)
     notes = f"<ul class='warnings'>{warnings}</ul>" if warnings else ""
@@ -503,7 +514,17 @@ def _progress_html(run: RunView) -> str:
 # -- wiring ---------------------------------------------------------------------------------------------------------------------
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-HEAVY: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+
+
+def _told_by(part: Any) -> dict[str, Any]:
+    """For what takes longer: this part says so, and nothing else fades."""
+    return {"api_visibility": "private", "show_progress": "minimal", "show_progress_on": [part]}
+
+
+def _rest_after(event: Any) -> None:
+    """Whatever end this comes to, what was pressed looks busy no more."""
+    for end in (event.success, event.failure):
+        end(None, js=AT_REST)
 
 
 def _wire_session(demo: gr.Blocks, page: Page, parts: Parts) -> None:
@@ -547,16 +568,24 @@ def _wire_files(page: Page, parts: Parts) -> None:
         return [*_work_updates(token, page.open_project(token, paths)), *_new_run_updates()]
 
     examples = [
-        button.click(partial(example, number), token, outputs_and_run, js=ONCE_HERE, **HEAVY)
+        button.click(partial(example, number), token, outputs_and_run, js=PRESSED_HERE, **PRIVATE)
         for number, button in enumerate(parts.examples)
     ]
-    clips = parts.clip_file.upload(clip, [token, parts.clip_file], [parts.clip_file, *outputs_and_run], js=ONCE_HERE, **HEAVY)
+    clips = parts.clip_file.upload(
+        clip, [token, parts.clip_file], [parts.clip_file, *outputs_and_run], js=ONCE_HERE, **_told_by(parts.clip_file)
+    )
     references = parts.reference_file.upload(
-        reference, [token, parts.reference_file, parts.here], [parts.reference_file, *outputs], js=REFERENCE_HERE, **HEAVY
+        reference,
+        [token, parts.reference_file, parts.here],
+        [parts.reference_file, *outputs],
+        js=REFERENCE_HERE,
+        **_told_by(parts.reference_file),
     )
     for uploaded, file in ((clips, parts.clip_file), (references, parts.reference_file)):
         uploaded.failure(lambda: None, None, file, **PRIVATE)
-    projects = parts.open_project.upload(project, [token, parts.open_project], outputs_and_run, js=ONCE_HERE, **HEAVY)
+    projects = parts.open_project.upload(project, [token, parts.open_project], outputs_and_run, js=PRESSED_HERE, **PRIVATE)
+    for event in (*examples, projects):
+        _rest_after(event)
     saved = parts.save_project.click(page.save_project, token, parts.saved_project, js=ONCE_HERE, **PRIVATE)
     saved.success(None, js=CLICK_SAVED_FILE)
     for event in (clips, projects):
@@ -678,16 +707,16 @@ def _wire_render(page: Page, parts: Parts) -> list[Any]:
         line = gr.skip() if note is None else f"<p role='status'>{html.escape(note)}</p>"
         return [gr.update(selected="result"), gr.update(value=picture, visible=True), line]
 
-    parts.preview.click(
+    previewing = parts.preview.click(
         previewed,
         [parts.token, parts.here],
         [parts.tabs, parts.result_picture, parts.progress],
-        js=FRAME_HERE,
+        js=PREVIEW_HERE,
         concurrency_id="preview",
         concurrency_limit=1,
-        api_visibility="private",
-        show_progress="minimal",
+        **PRIVATE,
     )
+    _rest_after(previewing)
 
     return [inserting, splicing]
 

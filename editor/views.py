@@ -44,11 +44,13 @@ class Picture:
 class View:
     """Everything that the page shows about a visitor's work beside the canvas.
 
-    ``missing`` is the sentence that says why Insert is disabled, ``fault`` what in the document cannot be drawn or rendered;
-    ``blend`` are the values of the chosen layer; ``plan`` says what the run will take, where the engine can tell.
+    ``clip_note`` is the clip's frame rate and sound; ``missing`` is the sentence that says why Insert is disabled, ``fault`` what
+    in the document cannot be drawn or rendered; ``blend`` are the values of the chosen layer; ``plan`` says what the run will
+    take, where the engine can tell.
     """
 
     clip_name: str | None
+    clip_note: str
     pictures: tuple[Picture, ...]
     checklist: tuple[Step, ...]
     missing: str | None
@@ -90,17 +92,18 @@ def build_view(work: Work, scenes: SceneShelf, layer_index: int, planner: Planne
     ]
     return View(
         clip_name=(document.get("clip") or {}).get("path"),
+        clip_note=_tell_tempo(work.clip),
         pictures=tuple(pictures),
         checklist=_checklist(work, gaps, fault),
         missing=gaps.first or fault,
         fault=fault,
         blend=steps.find_blend(document, chosen),
         engine=find_engine(document),
-        plan=_tell_plan(work, planner),
+        plan=tell_plan(work, planner),
     )
 
 
-def _tell_plan(work: Work, planner: Planner | None) -> str:
+def tell_plan(work: Work, planner: Planner | None) -> str:
     """What the chosen engine says that the run will take; nothing where it has no plan of its own, or there is nothing to plan."""
     from pipeline.project import parse_project
 
@@ -150,8 +153,13 @@ def _checklist(work: Work, gaps: steps.Gaps, fault: str | None) -> tuple[Step, .
 def _tell_clip(clip: Clip | None) -> str:
     if clip is None:
         return ""
-    sound = "with sound" if clip.audio_streams else "silent"
-    return f"{clip.width} × {clip.height}, {clip.num_frames} frames, {float(clip.fps):.4g} fps, {sound}"
+    return f"{clip.width} × {clip.height}, {clip.num_frames} frames"
+
+
+def _tell_tempo(clip: Clip | None) -> str:
+    if clip is None:
+        return ""
+    return f"{float(clip.fps):.4g} frames a second, {'with sound' if clip.audio_streams else 'silent'}"
 
 
 def _tell_target(document: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from .errors import Cancelled, UserError
 from .media import LayerWriter, VideoWriter
 from .preflight import check_preview
 from .quality import Quality, QualityMeter
+from .threads import start_thread
 from .types import Array, Clip, Frame, InsertionRequest, Progress
 
 PREVIEW_INTERVAL_S = 0.5
@@ -79,8 +80,8 @@ def render(
     check_outputs(request.clip, output_path, lossless, layer_alpha_path, keep)
     meter = QualityMeter(request) if wants_quality else None
     job = _Job(request, engine, output_path, lossless, layer_alpha_path, dict(metadata or {}), meter)
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(job.work,), name="render", daemon=True)
-    thread.start()
+    context = contextvars.copy_context()
+    thread = start_thread(lambda: context.run(job.work), "render", job.is_stopped.set)
     try:
         while (report := job.reports.get()) is not None:
             yield report

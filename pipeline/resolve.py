@@ -238,7 +238,7 @@ def _follow(
     start, stop = request.frame_range
     surface = follow_surface(frames, follow, start, stop, None, artifacts, report)  # as the page tracks it, to the last digit
     lost = [frame for frame in range(start, stop) if not surface.is_tracked[frame]]
-    for cut, is_after in _cuts_before(lost, follow.key_frame, frames, artifacts, request.frame_range):
+    for cut, is_after in find_losing_cuts(lost, follow.key_frame, frames, artifacts, request.frame_range):
         lost = [frame for frame in lost if (frame < cut) == is_after]
         warn(
             f"Layer {layer.name!r}: the clip cuts to another shot at frame {cut}, and the surface that it follows is not in both; "
@@ -249,7 +249,7 @@ def _follow(
     return replace(layer, surface=surface, pending=None)
 
 
-def _cuts_before(
+def find_losing_cuts(
     lost: list[int], key_frame: int, frames: FrameStore, artifacts: ArtifactCache | None, span: Span
 ) -> list[tuple[int, bool]]:
     """The cuts nearest to the key frame, on either side, beyond which a surface is lost, and whether that is after the cut."""

@@ -8,9 +8,10 @@ from tests.editor.canvas.bench import CHROMIUM, FLAGS
 from tests.serving import serving
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium():
-    """A headless Chromium; where there is none, a CI run fails and any other skips."""
+    """A headless Chromium, one for all tests of a process; each opens contexts of its own. Where there is none, a CI run fails and
+    any other skips."""
     if not CHROMIUM.exists():
         if os.environ.get("CI") == "true":
             pytest.fail(f"{CHROMIUM} is missing, and a CI run must not skip the browser")

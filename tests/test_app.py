@@ -122,7 +122,7 @@ def test_engines_are_built_when_they_are_used(tmp_path):
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "[]"
     settings = app.parse_arguments(["--checkpoints", str(tmp_path), "--device", "cpu"], {})
-    engines = app.build_engines(settings, ArtifactCache(tmp_path / "cache"), ModelCaches(), {})
+    engines = app.build_engines(settings, ArtifactCache(tmp_path / "cache"), ModelCaches())
     request = SimpleNamespace(sampling=SamplingConfig(name="videoanydoor"), num_frames=1, layers=())
     with pytest.raises(UserError, match="make one with 'python -m pipeline videoanydoor init"):
         list(engines.run(request, None, None))
@@ -135,11 +135,11 @@ def test_where_gpus_are_lent_the_engine_is_built_before_the_server_starts(tmp_pa
     built = []
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU="the decorator", __spec__=ModuleSpec("spaces", None)))
     monkeypatch.setattr(zero_gpu, "build_engine", lambda *arguments: built.append(arguments) or "lent")
-    settings, artifacts = app.parse_arguments(["--checkpoints", str(tmp_path)], {}), ArtifactCache(tmp_path / "cache")
+    flags, artifacts = ["--checkpoints", str(tmp_path)], ArtifactCache(tmp_path / "cache")
     lent = {"SPACES_ZERO_GPU": "true"}
-    assert app.build_engines(settings, artifacts, ModelCaches(), lent).find("videoanydoor") == "lent"
+    assert app.build_engines(app.parse_arguments(flags, lent), artifacts, ModelCaches()).find("videoanydoor") == "lent"
     assert built == [(tmp_path, artifacts, "the decorator")]
-    app.build_engines(settings, artifacts, ModelCaches(), {})
+    app.build_engines(app.parse_arguments(flags, {}), artifacts, ModelCaches())
     assert len(built) == 1
     assert app.parse_arguments([], lent).segmenter.device == "cpu", "there is no GPU outside the engine's calls"
     assert app.parse_arguments(["--segmenter-device", "cuda"], lent).segmenter.device == "cuda"
@@ -152,11 +152,11 @@ def test_compiling_is_asked_of_the_engine_and_ignored_where_gpus_are_lent(tmp_pa
     asked, models = [], ModelCaches()
     monkeypatch.setattr(videoanydoor, "build_engine", lambda *arguments: asked.append(arguments) or "own")
     for flags in ([], ["--compile"]):
-        app.build_engines(app.parse_arguments(flags, {}), None, models, {}).find("videoanydoor")
+        app.build_engines(app.parse_arguments(flags, {}), None, models).find("videoanydoor")
     assert [arguments[3:] for arguments in asked] == [(False, models), (True, models)] and not caplog.records
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU="the decorator", __spec__=ModuleSpec("spaces", None)))
     monkeypatch.setattr(zero_gpu, "build_engine", lambda checkpoints, artifacts, decorate: "lent")
-    engines = app.build_engines(app.parse_arguments(["--compile"], {}), None, models, {"SPACES_ZERO_GPU": "1"})
+    engines = app.build_engines(app.parse_arguments(["--compile"], {"SPACES_ZERO_GPU": "1"}), None, models)
     assert engines.find("videoanydoor") == "lent" and "--compile is ignored" in caplog.text
 
 

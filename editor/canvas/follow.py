@@ -211,11 +211,13 @@ class _Job:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Followed:
-    """How far the tracking of a layer's surface is: ``surface`` when it is known, ``fault`` when it cannot be, ``share`` 0..1."""
+    """How far the tracking of a layer's surface is: ``surface`` when it is known, ``fault`` when it cannot be, ``share`` 0..1;
+    ``cuts`` are those beyond which it is lost, and whether that is after the cut."""
 
     surface: SurfaceMotion | None
     fault: str | None
     share: float
+    cuts: tuple[tuple[int, bool], ...] = ()
 
     @property
     def is_busy(self) -> bool:
@@ -246,7 +248,8 @@ class FollowDesk:
         start, stop = span or (0, clip.num_frames)
         parts = [clip.sha256, str(clip.path), layer["follow"], start, stop]
         job = self._job(parts, lambda report: self._track(clip, follow, start, stop, report))
-        return Followed(job.result, job.fault, job.share)
+        surface, cuts = job.result or (None, ())
+        return Followed(surface, job.fault, job.share, cuts)
 
     def camera(self, clip: Clip) -> CameraMotion | None:
         """Whether the camera moves; None while nobody has looked yet."""
@@ -292,13 +295,17 @@ class FollowDesk:
             job.fault = BROKEN
         job.is_done = True
 
-    def _track(self, clip: Clip, follow: Follow, start: int, stop: int, report: Callable[[Progress], None]) -> SurfaceMotion:
+    def _track(
+        self, clip: Clip, follow: Follow, start: int, stop: int, report: Callable[[Progress], None]
+    ) -> tuple[SurfaceMotion, tuple[tuple[int, bool], ...]]:
         from pipeline.media import FrameStore
-        from pipeline.resolve import follow_surface
+        from pipeline.resolve import find_losing_cuts, follow_surface
 
         frames = FrameStore(clip, STORE_BYTES)
         try:
-            return follow_surface(frames, follow, start, stop, None, self._artifacts, report)
+            surface = follow_surface(frames, follow, start, stop, None, self._artifacts, report)
+            lost = [frame for frame in range(start, stop) if not surface.is_tracked[frame]]
+            return surface, tuple(find_losing_cuts(lost, follow.key_frame, frames, self._artifacts, (start, stop)))
         finally:
             frames.close()
 
@@ -318,13 +325,14 @@ class FollowDesk:
 
 def describe_follow(layer: Mapping[str, Any], followed: Followed | None, span: Sequence[int]) -> Document | None:
     """What the canvas shows of a layer's tie: ``state`` is ``tracking``, ``ready`` or ``failed``; ``lost`` the frames, in half-open
-    stretches, where the surface was not found."""
+    stretches, where the surface was not found; ``cuts`` those that it is lost beyond, ``[frame, whether after it]``."""
     if followed is None:
         return None
     spec = layer["follow"]
     made = {name: spec.get(name) for name in ("kind", "key_frame", "region", "points")} | {"fault": followed.fault}
     made["state"] = "tracking" if followed.is_busy else "ready" if followed.fault is None else "failed"
     made["lost"] = [] if followed.surface is None else _stretches(~followed.surface.is_tracked, span)
+    made["cuts"] = [list(cut) for cut in followed.cuts]
     return made
 
 

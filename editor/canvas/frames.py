@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.threads import start_thread
 from pipeline.types import Array, Clip, Reference
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class FrameDesk:
         identity = ("clip", str(clip.path), clip.sha256)
         key, is_new = self._issue(owner, identity, clip=clip, frames=frames)
         if is_new:
-            threading.Thread(target=self._walk, args=(key,), name="canvas-walk", daemon=True).start()
+            start_thread(lambda: self._walk(key), "canvas-walk", self.close)
         return key
 
     def show_cutout(self, owner: str, identity: Hashable, reference: Reference) -> str:

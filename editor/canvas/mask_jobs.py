@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
+from pipeline.threads import start_thread
 from pipeline.types import Prompt
 
 from .mask_gestures import find_mask
@@ -68,7 +69,7 @@ class TrackRoom:
         job = Job(slot.owner, slot.record.marks, *span, next(self._numbers), frame=frame)
         with self._guard:
             self._jobs[slot.owner] = job
-        threading.Thread(target=self._track, args=(job, slot, tracks), name="canvas-track", daemon=True).start()
+        start_thread(lambda: self._track(job, slot, tracks), "canvas-track", job.is_stopped.set)
 
     def stop(self, owner: str) -> None:
         """Stop a visitor's track, if there is one; what was made is kept."""

@@ -6,8 +6,8 @@ made is kept by content in the ``ArtifactCache`` (through ``MaskTracks``), and h
 stay in sight, marked as stale, until they are made anew.
 
 ``POST /masks`` takes ``{"token", "slots": [{"layer", "mask", "have", "frames"}], "act", "prepare"}`` and answers with
-``{"segmenter", "slots", "job", "fault"}``; README.md says what is in them. ``POST /masks/export`` sends a mask as a file,
-``POST /masks/import`` takes one in.
+``{"segmenter", "slots", "job", "fault"}``; README.md says what is in them. ``POST /masks/hover`` tells what a click would find,
+``POST /masks/export`` sends a mask as a file, ``POST /masks/import`` takes one in.
 """
 
 # ruff: noqa: RUF009  (the checks that class bodies make are functions without state)
@@ -39,7 +39,7 @@ from pipeline.documents import Node, item
 from pipeline.errors import UserError
 from pipeline.masks import IMAGE_SUFFIXES, coco_mask, encode_coco_counts, encode_rle, parse_coco_mask
 from pipeline.project import MAX_HOLDOUTS, MAX_LAYERS
-from pipeline.types import Array, Prompt
+from pipeline.types import Array, Clip, Prompt
 
 from .frames import FRAME_MAX_PX, shown_size
 from .mask_gestures import MAX_EDITED_FRAMES, MAX_FRAME, find_mask
@@ -179,6 +179,17 @@ class RefineMask(Node):
     how: str = item(doc.one_of("fill_holes", "remove_specks"))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoverMessage(Node):
+    """What the browser sends to ``/masks/hover``: where the pointer rests, 0..1 of the picture."""
+
+    token: object = item(_any)
+    layer: int = item(_layer)
+    mask: str | int = item(_mask)
+    frame: int = item(_frame)
+    at: tuple[float, float] = item(doc.list_of(doc.number(0, 1), 2, 2))
+
+
 class MaskDesk:
     """Makes masks for all visitors of this process. Thread-safe; all that it keeps can be made again.
 
@@ -204,6 +215,7 @@ class MaskDesk:
         self._slow = ThreadPoolExecutor(1, thread_name_prefix="canvas-mask-files")
         self._early = ThreadPoolExecutor(1, thread_name_prefix="canvas-mask-early")
         self._preparing: Future[None] | None = None
+        self._hovering = threading.Lock()
 
     # -- answers ------------------------------------------------------------------------------------------------------------------
 
@@ -234,6 +246,26 @@ class MaskDesk:
             "fault": faults[0] if faults else None,
         }
 
+    def hover(self, raw: object) -> Document:
+        """``{"mask"}``: what a click where the pointer rests would find, in the form of ``answer``'s masks; nothing of it is kept.
+        null where that cannot be told, or another pointer is being served."""
+        message = doc.read_node(HoverMessage, raw, "message")
+        work = self._host.read(message.token)
+        if self._segmenters is None or work.clip is None or work.frames is None or message.frame >= work.clip.num_frames:
+            return {"mask": None}
+        layers = work.document["layers"]
+        found = (find_mask(layers[message.layer], message.mask) if message.layer < len(layers) else None) or {}
+        prompt = found.get("prompts", {}).get(str(message.frame), {})
+        marked = {**prompt, "clicks": [*prompt.get("clicks", []), [*message.at, 1]]}
+        prompts = read_prompts({str(message.frame): marked}, work.clip)
+        if not self._hovering.acquire(blocking=False):
+            return {"mask": None}
+        try:
+            mask = self._tracks_of(work).segmenter.segment(work.frames, message.frame, prompts[message.frame]).mask
+        finally:
+            self._hovering.release()
+        return {"mask": _shown(mask, work.clip, message.frame, 0) if mask.any() else None}
+
     def _act(self, owner: str, work: Work, act: Act) -> None:
         if act.kind == "stop":
             self.jobs.stop(owner)
@@ -257,18 +289,9 @@ class MaskDesk:
                 faults.extend(self._segment(slot, work, frame))
         versions, flags = read_states(slot)
         digest = f"{zlib.crc32(versions.tobytes()):08x}{zlib.crc32(flags.tobytes()):08x}"
-        masks = [self._encoded(slot, frame, int(versions[frame])) for frame in frames if versions[frame]]
+        masks = [_shown(shown_mask(slot, frame), slot.clip, frame, int(versions[frame])) for frame in frames if versions[frame]]
         states = None if wish.have == digest else {"versions": _pack(versions, "<u4"), "flags": _pack(flags, "u1")}
         return {"layer": wish.layer, "mask": wish.mask, "digest": digest, "states": states, "masks": masks}
-
-    def _encoded(self, slot: Slot, frame: int, version: int) -> Document:
-        """One mask as it is shown: at most as large as the frames are, in COCO's run-length code."""
-        from pipeline.mask_tools import resize_mask
-
-        mask = shown_mask(slot, frame)
-        width, height = shown_size(slot.clip.width, slot.clip.height, FRAME_MAX_PX)
-        counts = encode_coco_counts(encode_rle(resize_mask(mask, (height, width))))
-        return {"frame": frame, "version": version, "size": [height, width], "counts": counts}
 
     # -- slots --------------------------------------------------------------------------------------------------------------------
 
@@ -482,11 +505,12 @@ class MaskDesk:
     # -- HTTP ---------------------------------------------------------------------------------------------------------------------
 
     def routes(self) -> list[Route]:
-        """``POST /masks``, ``/masks/export``, ``/masks/import``, relative to wherever they are mounted."""
+        """``POST /masks``, ``/masks/hover``, ``/masks/export``, ``/masks/import``, relative to wherever they are mounted."""
         from starlette.routing import Route
 
         return [
             Route("/masks", self._serve, methods=["POST"]),
+            Route("/masks/hover", self._serve_hover, methods=["POST"]),
             Route("/masks/export", self._serve_export, methods=["POST"]),
             Route("/masks/import", self._serve_import, methods=["POST"]),
         ]
@@ -496,6 +520,12 @@ class MaskDesk:
         if body is None:
             return _told("That message is far larger than any is.", 413)
         return await self._done(self._pool, lambda: _json(self.answer(doc.decode_json(body, MAX_MESSAGE_BYTES))))
+
+    async def _serve_hover(self, request: Request) -> Response:
+        body = await _read_body(request, MAX_MESSAGE_BYTES)
+        if body is None:
+            return _told("That message is far larger than any is.", 413)
+        return await self._done(self._pool, lambda: _json(self.hover(doc.decode_json(body, MAX_MESSAGE_BYTES))))
 
     async def _serve_export(self, request: Request) -> Response:
         body = await _read_body(request, MAX_MESSAGE_BYTES)
@@ -554,6 +584,15 @@ class MaskDesk:
 # -- small things -----------------------------------------------------------------------------------------------------------------
 
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+def _shown(mask: Array, clip: Clip, frame: int, version: int) -> Document:
+    """A mask of the clip's size as it is shown: at most as large as the frames are, in COCO's run-length code."""
+    from pipeline.mask_tools import resize_mask
+
+    width, height = shown_size(clip.width, clip.height, FRAME_MAX_PX)
+    counts = encode_coco_counts(encode_rle(resize_mask(mask, (height, width))))
+    return {"frame": frame, "version": version, "size": [height, width], "counts": counts}
 
 
 def _pack(array: Array, dtype: str) -> str:

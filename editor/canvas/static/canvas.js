@@ -10,6 +10,7 @@ import { cssColor, maskColor, maskOfLane, MaskStore, maskTitle } from "./masks.j
 import { MeshStore, RUN } from "./meshes.js";
 import { Model } from "./model.js";
 import { firstImage } from "./cutout.js";
+import { Hover } from "./hover.js";
 import { Panel } from "./panel.js";
 import { nextKey } from "./paths.js";
 import { Player } from "./player.js";
@@ -72,8 +73,9 @@ class Canvas {
       changed: () => this.masksChanged(),
       send: (path, message) => postJson(`${base}${path}`, message),
     });
+    const hovering = new Hover(this.masks, { send: (path, message) => postJson(`${base}${path}`, message), changed: () => this.mark("stage") });
     const find = (name) => element.querySelector(`.cv-${name}`);
-    this.stage = new Stage(find("stage"), this.model, { actions, meshes: this.meshes, pictures: this.pictures, masks: this.masks });
+    this.stage = new Stage(find("stage"), this.model, { actions, meshes: this.meshes, pictures: this.pictures, masks: this.masks, hovering });
     this.timeline = new Timeline(find("timeline"), this.model, actions);
     this.panel = new Panel(find("side"), this.model, { actions, pictures: this.pictures, dialog: find("large"), offer: find("offer") });
     this.timeline.flagsOf = (layer, name) => this.masks.flags(layer, name);
@@ -449,6 +451,7 @@ class Canvas {
     if (model.options.pick === "brush") return "Paint what belongs to the mask.";
     if (model.options.pick === "erase") return "Rub out what does not belong to the mask.";
     if (isFirst) return `Click the thing ${model.maskName === "target" ? `to ${model.layer.kind}` : "that stays in front"}, or drag a box around it.`;
+    if (this.masks.isFinding) return "Finding it…";
     return model.options.pick === "take" ? "Click on what does not belong to the thing." : "";
   }
 
@@ -531,7 +534,7 @@ class Canvas {
   }
 
   /** A fault is said for longer than a hint; the next edit that succeeds takes it away. */
-  say(sentence, time_ms = 6000) {
+  say(sentence, time_ms = Math.max(6000, 80 * sentence.length)) {
     const toast = this.element.querySelector(".cv-toast");
     toast.textContent = sentence;
     toast.hidden = false;
@@ -727,6 +730,7 @@ class Canvas {
     const { model } = this;
     const [first, stop] = model.range;
     const range = end === 0 ? [model.frame, Math.max(stop, model.frame + 1)] : [Math.min(first, model.frame), model.frame + 1];
+    this.model.range = range; // at once: the other end may be set before the server has answered
     this.edit([{ kind: "set_range", range }]);
   }
 

@@ -40,7 +40,8 @@ export function followNote(tie) {
   const where = tie.lost.slice(0, 3).map(([start, stop]) => (stop - start === 1 ? `${start}` : `${start} to ${stop - 1}`));
   const what = { scene: "the scene", region: "what was in its box", points: tie.points?.length === 1 ? "one point" : `${tie.points?.length} points` }[choiceOf(tie)];
   const lost = where.length ? `; lost at ${where.join(", ")}${tie.lost.length > 3 ? " and more" : ""}` : "";
-  return `Tied to ${what} of frame ${tie.key_frame}${lost}.`;
+  const cuts = (tie.cuts ?? []).map(([frame, isAfter]) => ` The clip cuts to another shot at frame ${frame}; ${isAfter ? "from there on" : "before that"} this needs a layer of its own.`);
+  return `Tied to ${what} of frame ${tie.key_frame}${lost}.${cuts.join("")}`;
 }
 
 /** Whether to offer it: the camera moves, and an object that has a place does not stick to anything yet. */

@@ -4,6 +4,9 @@ import { decodeCounts, fillMask } from "./masks.js";
 
 const MAX_PICTURES = 12;
 
+/** How soft a render finds the edge of a mask that nobody softened: about the band in which it looks for it (composite/holdout.py). */
+export const edgePx = (height) => Math.max(2, Math.round(height / 360)) / 2;
+
 /** Black RGBA bytes that are opaque inside a mask. */
 export function opaqueInside(mask) {
   const pixels = new Uint8ClampedArray(4 * mask.length);
@@ -27,7 +30,7 @@ export class Fronts {
     });
     if (!known.length) return null;
     const key = [layer, frame, ...known.map(({ mask, feather, name }) => `${name}:${mask.version}:${feather}`)].join("/");
-    const canvas = this.made.get(key) ?? draw(known, model.size.width);
+    const canvas = this.made.get(key) ?? draw(known, model.size);
     this.made.delete(key);
     this.made.set(key, canvas);
     for (const [oldest, picture] of this.made) {
@@ -39,15 +42,15 @@ export class Fronts {
   }
 }
 
-/** All masks over each other, each as soft as a render takes it; `width` is that of the clip. */
-function draw(known, width) {
+/** All masks over each other, each about as soft as in a render; `size` is that of the clip. */
+function draw(known, { width, height: clipHeight }) {
   const [height, side] = known[0].mask.size;
   const canvas = Object.assign(document.createElement("canvas"), { width: side, height });
   const context = canvas.getContext("2d");
   for (const { mask, feather } of known) {
     const one = Object.assign(document.createElement("canvas"), { width: side, height });
     one.getContext("2d").putImageData(new ImageData(opaqueInside(fillMask(decodeCounts(mask.counts), mask.size)), side, height), 0, 0);
-    context.filter = feather > 0 ? `blur(${(feather * side) / width}px)` : "none";
+    context.filter = `blur(${((feather || edgePx(clipHeight)) * side) / width}px)`;
     context.drawImage(one, 0, 0);
   }
   return canvas;

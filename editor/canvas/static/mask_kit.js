@@ -2,10 +2,13 @@
 // are set with textContent alone.
 
 import { icon } from "./icons.js";
-import { EDITED, MADE, STALE, UNSURE, cssColor, laneOfMask, maskColor, maskTitle } from "./masks.js";
+import { EDITED, EMPTY, MADE, STALE, UNSURE, cssColor, laneOfMask, maskColor, maskTitle } from "./masks.js";
 import { nextBrush } from "./prompts.js";
 
 const PICKS = [["add", "pickAdd", "This"], ["take", "pickTake", "Not this"], ["brush", "brush", "Brush"], ["erase", "eraser", "Eraser"]];
+
+/** What a target is marked for, by the kind of layer that has one. */
+const TARGETS = { replace: "What is replaced", remove: "What is removed" };
 
 const STRIP = `
 <label class="cv-select" title="What is being marked"><select data-mask-slot aria-label="What is being marked"></select></label>
@@ -24,6 +27,7 @@ const STRIP = `
 const SECTION = `
 <h3><span class="cv-swatch"></span><span data-title></span> <em data-where></em></h3>
 <p class="cv-note" data-state></p>
+<p class="cv-note" data-told role="status"></p>
 <div data-has>
   <div class="cv-line"><span>Grow</span><label class="cv-slider"><input type="range" data-mask="grow_px" min="-30" max="30" step="1" aria-label="Grow or shrink the mask"><output></output></label></div>
   <div class="cv-line"><span>Soften</span><label class="cv-slider"><input type="range" data-mask="feather_px" min="0" max="20" step="0.5" aria-label="Soften the edge"><output></output></label></div>
@@ -89,10 +93,18 @@ export class MaskKit {
 
   changed(input) {
     const { model } = this;
-    if ("maskSlot" in input.dataset) model.select({ lane: laneOfMask(input.value === "target" ? "target" : Number(input.value)) });
+    if (input.matches("select")) input.blur(); // the keys are the canvas's again
+    if ("maskSlot" in input.dataset) this.chooseSlot(input.value);
     else if (input.dataset.mask) {
       this.actions.edit([{ kind: "set_mask", layer: model.layerIndex, mask: model.maskName, [input.dataset.mask]: Number(input.value) }]);
     } else if (input.type === "file") this.take(input);
+  }
+
+  /** A mask to mark; marking what another kind of layer would mark makes the layer one of that kind. */
+  chooseSlot(value) {
+    const { model } = this;
+    if (value in TARGETS && value !== model.layer.kind) this.actions.edit([{ kind: "set_layer", layer: model.layerIndex, layer_kind: value }]);
+    else model.select({ lane: laneOfMask(value in TARGETS ? "target" : Number(value)) });
   }
 
   moved(input) {
@@ -161,17 +173,15 @@ export class MaskKit {
     const { model } = this;
     const select = this.find("[data-mask-slot]");
     const holdouts = model.layer.masks.holdouts.length;
-    const names = [...(model.layer.kind === "insert" ? [] : ["target"]), ...Array.from({ length: holdouts + 1 }, (_, index) => index)];
-    const texts = names.map((name) => {
-      if (name === "target") return model.layer.kind === "remove" ? "What is removed" : "What is replaced";
-      return name === holdouts ? (holdouts ? "Another thing in front" : "What stays in front") : maskTitle(name);
-    });
+    const names = [...Object.keys(TARGETS), ...Array.from({ length: holdouts + 1 }, (_, index) => index)];
+    const texts = names.map((name) => TARGETS[name] ?? (name === holdouts ? (holdouts ? "Another thing in front" : "What stays in front") : maskTitle(name)));
     const state = JSON.stringify(texts);
     if (select.dataset.state !== state) {
       select.dataset.state = state;
       select.replaceChildren(...names.map((name, index) => new Option(texts[index], String(name))));
     }
-    if (select.value !== String(model.maskName)) select.value = String(model.maskName);
+    const value = model.maskName === "target" ? model.layer.kind : String(model.maskName);
+    if (select.value !== value) select.value = value;
   }
 
   showStrip() {
@@ -200,6 +210,7 @@ export class MaskKit {
     put(section.querySelector("[data-title]"), maskTitle(name));
     put(section.querySelector("[data-where]"), `frame ${model.frame}`);
     put(section.querySelector("[data-state]"), this.describe(mask));
+    put(section.querySelector("[data-told]"), this.masks.outcome(model.layerIndex, name));
     toggle(section.querySelector("[data-has]"), Boolean(mask));
     put(section.querySelector("[data-segmenter]"), this.masks.segmenter ?? (this.masks.segmenter === null ? "This server makes no masks from clicks; paint the mask, or import one." : ""));
     if (!mask) return;
@@ -221,9 +232,11 @@ export class MaskKit {
     const { model } = this;
     if (!mask) return model.maskName === "target" ? `Click on the thing to ${model.layer.kind}, or drag a box around it.` : "Click on the thing that stays in front, or drag a box around it.";
     if (mask.path) return `From the file ${mask.path}.`;
+    if (this.masks.isFinding) return "Finding it…";
     const flags = this.masks.flags(model.layerIndex, model.maskName)?.[model.frame] ?? 0;
     if (flags & EDITED) return "Painted by hand at this frame.";
     if (flags & STALE) return "Made from earlier clicks; track again to bring it up to date.";
+    if (flags & EMPTY) return "Nothing of it is found at this frame; where it is to be seen, click on it.";
     if (flags & UNSURE) return "Not sure of this frame; click on the thing here if it is wrong.";
     if (flags & MADE) return mask.prompts[model.frame] ? "A click on a mark takes it away." : "Tracked to this frame; click to correct it here.";
     return Object.keys(mask.prompts).length ? "No mask at this frame yet; track the thing, or click on it here." : "No mask at this frame.";

@@ -274,6 +274,19 @@ export class MaskStore {
     if (hasEnded) this.isWanted = true;
   }
 
+  /** Whether the mask that is worked on has marks at this frame that the server has not answered yet. */
+  get isFinding() {
+    const { model } = this;
+    const isMarked = model.mask?.prompts[model.frame] && !model.mask.edits.includes(model.frame);
+    return Boolean(isMarked && this.isBusy && ((this.flags(model.layerIndex, model.maskName)?.[model.frame] ?? 0) & (MADE | STALE)) !== MADE);
+  }
+
+  /** What is to be said of how the last track of a mask ended; empty where there is nothing. */
+  outcome(layer, name) {
+    const { job } = this;
+    return job?.state === "ended" && job.place?.[0] === layer && job.place[1] === name ? job.note : "";
+  }
+
   /** Track a mask from this frame: "forward", "backward" or "both". */
   track(name, direction) {
     const { model } = this;
@@ -321,7 +334,8 @@ export class MaskStore {
   }
 }
 
-function drawMask({ counts, size }, color, isStale) {
+/** The picture of a mask as the server told it. */
+export function drawMask({ counts, size }, color, isStale) {
   const [height, width] = size;
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const pixels = tintMask(fillMask(decodeCounts(counts), size), size, color, isStale);

@@ -41,8 +41,9 @@ export function promptBox(from, to, size, scale) {
 export const nextBrush = (size, step) => Math.round(Math.min(Math.max(step > 0 ? size * 1.25 + 1 : (size - 1) / 1.25, 2), 300));
 
 export class PromptHand {
-  constructor(stage, masks) {
-    Object.assign(this, { stage, masks });
+  /** masks is the MaskStore, hovering the Hover that shows what a click would find. */
+  constructor(stage, masks, hovering) {
+    Object.assign(this, { stage, masks, hovering });
     this.glow = null;
     this.pointer = null;
   }
@@ -57,6 +58,7 @@ export class PromptHand {
 
   begin(base, event) {
     const { model } = this;
+    this.hovering.drop();
     const isRight = event.button === 2;
     const { pick } = model.options;
     if (this.isPainting) {
@@ -100,10 +102,21 @@ export class PromptHand {
     return undefined;
   }
 
-  /** The brush follows the pointer. True if something has to be painted. */
-  hover(at) {
+  /** The brush follows the pointer, and a mouse that rests is shown what a click would find. True if something has to be painted. */
+  hover(at, event) {
     this.pointer = this.isPainting ? at : null;
+    this.hovering.point(event.pointerType === "mouse" ? this.aimAt(at, this.stage.reach(event)) : null);
     return this.isPainting;
+  }
+
+  /** What a click at `at` would be asked of the server; null where it would mean something else. */
+  aimAt(at, reach) {
+    const { model } = this;
+    const prompt = model.mask?.prompts[model.frame];
+    if (model.options.pick !== "add" || model.mask?.path || this.stage.actions.isPlaying()) return null;
+    if (model.mask?.edits.includes(model.frame) || clickUnder(prompt?.clicks ?? [], at, reach, model.size) >= 0) return null;
+    const [x, y] = [at[0] / model.size.width, at[1] / model.size.height];
+    return x < 0 || y < 0 || x >= 1 || y >= 1 ? null : { layer: model.layerIndex, mask: model.maskName, frame: model.frame, at: [x, y] };
   }
 
   // -- painting -------------------------------------------------------------------------------------------------------------------
@@ -113,6 +126,13 @@ export class PromptHand {
     const { model, stage, masks } = this;
     const { context, view } = stage;
     if (!model.showsMasks) return;
+    const ghost = model.options.tool === "mask" && model.options.pick === "add" && this.hovering.find(model.layerIndex, model.maskName, model.frame);
+    if (ghost) {
+      context.save();
+      context.globalAlpha = 0.55;
+      context.drawImage(ghost, view.x, view.y, model.size.width * view.scale, model.size.height * view.scale);
+      context.restore();
+    }
     for (const name of model.masksOf(model.layerIndex)) {
       const found = masks.bitmap(model.layerIndex, name, model.frame);
       if (!found) continue;

@@ -18,9 +18,9 @@ const CURSORS = {
 
 export class Stage {
   /** actions: {edit(gestures), preview(gestures), pause(), say(sentence)}; meshes is a MeshStore, pictures maps layers to bitmaps. */
-  constructor(root, model, { actions, meshes, pictures, masks }) {
+  constructor(root, model, { actions, meshes, pictures, masks, hovering }) {
     Object.assign(this, { root, model, actions, meshes, pictures });
-    this.prompts = new PromptHand(this, masks);
+    this.prompts = new PromptHand(this, masks, hovering);
     const canvas = (name) => root.querySelector(`.cv-${name}`);
     this.frameCanvas = canvas("frame");
     this.overlay = canvas("overlay");
@@ -347,6 +347,7 @@ export class Stage {
     overlay.addEventListener("pointermove", (event) => this.move(event));
     overlay.addEventListener("pointerup", (event) => this.up(event));
     overlay.addEventListener("pointercancel", (event) => this.cancel(event));
+    overlay.addEventListener("pointerleave", () => this.prompts.hovering.drop());
     overlay.addEventListener("contextmenu", (event) => event.preventDefault());
     overlay.addEventListener("dblclick", () => this.model.options.tool === "hand" && this.fit());
     this.root.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
@@ -589,7 +590,7 @@ export class Stage {
     const { model } = this;
     const { tool } = model.options;
     let cursor = { hand: "grab", draw: "crosshair", path: "crosshair", box: "crosshair", mask: "crosshair", surface: "crosshair", select: "default" }[tool];
-    if (tool === "mask" && this.prompts.hover(toPicture(this.view, this.place(event)))) model.setDraft(null);
+    if (tool === "mask" && this.prompts.hover(toPicture(this.view, this.place(event)), event)) model.setDraft(null);
     if (this.isSpace) cursor = "grab";
     else if (["select", "box"].includes(tool) && model.layer) {
       const at = toPicture(this.view, this.place(event));

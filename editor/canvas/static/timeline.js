@@ -187,6 +187,7 @@ export class Timeline {
     const keys = found.boxes?.keys ?? {};
     const first = keys[frames[0]];
     const last = keys[frames[frames.length - 1]];
+    this.paintLost(found.follow, middle);
     if (!first?.enter) this.bar(0, frames[0], middle, color, 0.25);
     if (!last?.leave) this.bar(frames[frames.length - 1], model.clip.num_frames - 1, middle, color, 0.25);
     for (let index = 0; index + 1 < frames.length; index += 1) {
@@ -195,6 +196,18 @@ export class Timeline {
       if (!isGone) this.segment(a, b, middle, color, keys[a]?.ease ?? "linear");
     }
     for (const frame of frames) this.diamond(frame, middle, color, layer === model.layerIndex && model.lane === "boxes" && model.key === frame);
+  }
+
+  /** Where the surface that a layer follows is lost, and the cuts beyond which it is. */
+  paintLost(follow, middle) {
+    const { context, colors } = this;
+    context.fillStyle = follow?.lost.length ? this.hatch(colors.faint) : "transparent";
+    for (const [start, stop] of follow?.lost ?? []) {
+      const [left, right] = [this.x(start - 0.5), this.x(stop - 0.5)];
+      context.fillRect(left, middle - 8, Math.max(right - left, 1.5), 16);
+    }
+    context.fillStyle = colors.text;
+    for (const [frame] of follow?.cuts ?? []) context.fillRect(this.x(frame - 0.5) - 1, middle - ROW / 2, 2, ROW - 1);
   }
 
   paintPathLane(layer, lane, middle) {

@@ -141,7 +141,9 @@ def test_points_are_suggested_and_one_is_pinned_to_a_path_of_its_own(hand, serve
 
 
 def test_a_point_is_placed_on_the_reference_by_a_click(hand, served):
-    place = hand.tab.locator(".cv-picture canvas").bounding_box()
+    picture = hand.tab.locator(".cv-picture canvas")
+    picture.scroll_into_view_if_needed()
+    place = picture.bounding_box()
     scale, x, y, width, height = hand.js(
         "((p) => [p.view.scale, p.view.x, p.view.y, p.reference.width, p.reference.height])(c.panel.reference)"
     )

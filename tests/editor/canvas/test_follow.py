@@ -75,7 +75,7 @@ def test_a_tied_object_is_shown_where_the_scene_carries_it(tell, host, clip, map
     answer = settled(tell)
     tie = answer["scene"]["layers"][0]["follow"]
     assert (tie["state"], tie["key_frame"], tie["lost"]) == ("ready", 2, []) and answer["revision"] != told["revision"]
-    assert answer["scene"]["clip"]["camera_moves"]
+    assert tie["cuts"] == [] and answer["scene"]["clip"]["camera_moves"]
     at_key = np.array([0.4, 0.5]) * HW
     for frame in (0, 2, 11):
         true = geometry.apply_map(maps[frame] @ np.linalg.inv(maps[2]), at_key)

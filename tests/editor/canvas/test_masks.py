@@ -335,6 +335,30 @@ def test_a_frame_is_prepared_before_its_first_click(desk):
     assert desk.segmenter.prepared == [6]
 
 
+def test_what_a_click_would_find_is_told_and_nothing_of_it_is_kept(desk):
+    def hover(x, y, **more):
+        at = [x / HW[1], y / HW[0]]
+        message = {"token": desk.host.token, "layer": 0, "mask": "target", "frame": 0, "at": at, **more}
+        return desk.canvas.masks.hover(message)["mask"]
+
+    def decoded(found):
+        return decode_rle(decode_coco_counts(found["counts"]), tuple(found["size"]))
+
+    before = json.dumps(desk.host.document)
+    alone = decoded(hover(35, 55))
+    assert alone[55, 35] and alone.sum() == 900 and json.dumps(desk.host.document) == before
+    assert desk.ask()["slots"] == [None]
+    desk.edit(click(35, 55))
+    assert decoded(hover(140, 105)).sum() > 1200, "beside what is marked already"
+    assert (desk.mask(0) == alone).all()
+    assert hover(35, 55, frame=NUM_FRAMES) is None and hover(35, 55, layer=7) is not None
+    with desk.canvas.masks._hovering:
+        assert hover(35, 55) is None, "one pointer at a time"
+    for wrong in ({"at": [2, 0]}, {"token": "x"}, {"frame": -1}):
+        with pytest.raises(UserError):
+            hover(35, 55, **wrong)
+
+
 def test_a_changed_click_and_a_visitor_who_goes_stop_the_track(clip):
     desk = Desk(clip, ColourSegmenter(pause_s=0.05))
     desk.edit(click(35, 55))

@@ -130,6 +130,7 @@ def test_a_track_streams_in_stops_goes_on_and_a_correction_leaves_the_old_masks_
     hand.tab.get_by_role("button", name="Stop").click()
     hand.done()
     hand.told("Stopped")
+    assert hand.tab.locator('[data-part="mask"] [data-told]').inner_text().startswith("Stopped"), "which stays after the toast"
     kept = sum(flag & 1 for flag in hand.flags())
     assert 5 <= kept < NUM_FRAMES
     segmenter.pause_s = 0
@@ -204,10 +205,18 @@ def test_brush_eraser_mending_and_files(hand, served, tmp_path):
 
 
 def test_a_layer_that_removes_has_a_target_and_no_motion(hand, served):
-    hand.tab.get_by_role("radio", name="Remove", exact=True).click()
+    hand.press("s")
+    hand.tab.locator("[data-mask-slot]").select_option("remove")
     hand.settle()
+    before = hand.colour((BLUE[0] + 0.03, BLUE[1]))
+    hand.tab.mouse.move(*hand.at(BLUE))
+    hand.tab.wait_for_function("() => document.querySelector('.cv-root').canvas.stage.prompts.hovering.ghost")
+    hand.settle()
+    assert hand.colour((BLUE[0] + 0.03, BLUE[1]))[0] > before[0] + 25, "what a click would find is shown"
+    assert target_of(served) is None
     hand.click(red_at(0))
     hand.done()
+    assert hand.js("c.stage.prompts.hovering.ghost") is None
     layer = served.host.document["layers"][0]
     assert layer["kind"] == "remove" and layer["target"]["prompts"] and "references" not in layer
     hand.press("v")

@@ -78,7 +78,9 @@ class Panel(Hand):
     """The hand on the reference panel, in coordinates 0..1 of the picture."""
 
     def spot(self, x, y):
-        bounds = self.tab.locator(".cv-picture canvas").bounding_box()
+        picture = self.tab.locator(".cv-picture canvas")
+        picture.scroll_into_view_if_needed()
+        bounds = picture.bounding_box()
         scale, dx, dy, width, height = self.js(
             "((p) => [p.view.scale, p.view.x, p.view.y, p.reference.width, p.reference.height])(c.panel.reference)"
         )

@@ -34,6 +34,7 @@ test("what is going on is said", () => {
   assert.equal(followNote({ state: "tracking" }), "Following: tracking…");
   assert.equal(followNote({ state: "ready", key_frame: 4, lost: [] }), "Tied to the scene of frame 4.");
   assert.equal(followNote({ state: "ready", key_frame: 4, lost: [[9, 10], [12, 20]] }), "Tied to the scene of frame 4; lost at 9, 12 to 19.");
+  assert.match(followNote({ state: "ready", key_frame: 4, lost: [[9, 20]], cuts: [[9, true]] }), /cuts to another shot at frame 9; from there on this needs a layer/);
 });
 
 test("sticking is offered where the camera moves and the object has a place", () => {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { decodeCounts, fillMask, laneOfMask, MADE, maskOfLane, MaskStore, maskTitle, PROMPTED, STALE, stretches, tintMask, wantedFrames } from "../../../../editor/canvas/static/masks.js";
+import { holds } from "../../../../editor/canvas/static/hover.js";
 import { Model } from "../../../../editor/canvas/static/model.js";
 import { clickGesture, clickUnder, nextBrush, promptBox } from "../../../../editor/canvas/static/prompts.js";
 
@@ -34,6 +35,13 @@ test("runs go down the columns, and a mask has a firm edge and a tint inside", (
   assert.deepEqual([...pixels.slice(4, 8)], [244, 63, 94, 255]);
   assert.deepEqual([...pixels.slice(4 * 12, 4 * 12 + 4)], [244, 63, 94, 112]);
   assert.notDeepEqual([...tintMask(full, [5, 5], [244, 63, 94], true).slice(4 * 12, 4 * 12 + 3)], [244, 63, 94]);
+});
+
+test("a place lies in a mask's runs or does not", () => {
+  const runs = [4, 2, 4, 2, 3];
+  const mask = fillMask(runs, [5, 3]);
+  for (let at = 0; at < 15; at += 1) assert.equal(holds(runs, [5, 3], [((at % 3) + 0.5) / 3, (Math.floor(at / 3) + 0.5) / 5]), mask[at] === 1);
+  assert.ok(!holds(runs, [5, 3], [1, 0.2]) && !holds(runs, [5, 3], [-0.1, 0.2]));
 });
 
 test("stretches of frames, names of lanes", () => {
