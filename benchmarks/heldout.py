@@ -4,10 +4,12 @@
 
 ``CONFIG.yaml`` names held-out footage and cut-outs as ``composites``, and how far the light of the scene strays (``cast``,
 ``exposure``). Every sample is a composite under an unknown light, the reference in neutral light, without a shadow. Checkpoints of
-one row are the same training from other seeds; all see the same samples. Told are, as means over the samples,
+one row are the same training from other seeds; all see the same samples. Everything is compared at the footage's own resolution
+(its shorter side is ``footage_side``): checkpoints by what the engine would lay over the scene. Told are, as means over the
+samples,
 
-- the PSNR inside the loose box and on the object's own pixels: of plain pasting (at the clip's resolution), of pasting with the
-  compositor's harmonisation, of every checkpoint; and what each gains over plain pasting, sample by sample, with the standard error
+- the PSNR inside the loose box and on the object's own pixels: of plain pasting, of pasting with the compositor's harmonisation, of
+  every checkpoint; and what each gains over plain pasting, sample by sample, with the standard error
   over the samples and, for a row, the spread over its seeds. "Pooled" is the gain in the squared error of all samples together;
 - the same with the correspondences swapped: every point's disc on the reference has the colour of the next point;
 - how far the object moves at a point when it is carried by this point's trajectory alone and that is moved by ``SHIFT_SHARE`` of
@@ -32,37 +34,33 @@ import numpy as np
 from pipeline.composite.harmonize import estimate_light, object_gains
 from pipeline.composite.warp import ReferencePyramid
 from pipeline.evaluation.pixels import squared_error, to_psnr_db
-from pipeline.motion import LayerMotion
+from pipeline.motion import build_layer_motion
 from pipeline.tracking import flatten_light, follow_points
 from pipeline.training.clips import TrainingClip
 from pipeline.training.composites import CompositeOptions, choose_footage, lay_over, plan_composite, relight
 from pipeline.training.config import TrainConfig, read_config
-from pipeline.training.previews import draw_rows, generate
-from pipeline.training.samples import SampleOptions, build_sample
+from pipeline.training.previews import draw_rows, insert
 from pipeline.training.sources import read_cutouts, read_footage
 from pipeline.types import Array, Reference, TrajectorySet
-from pipeline.videoanydoor.conditioning import Grid, build_conditioning
 from pipeline.videoanydoor.pipeline import VideoAnydoorPipeline
-from pipeline.videoanydoor.regions import CropWindow, crop_frame, fill_masks
+from pipeline.videoanydoor.regions import loosen_boxes
 from pipeline.videoanydoor.sampling import SamplingOptions
 
 SHIFT_SHARE = 0.15
 """How far a trajectory is moved, in shares of the object's size."""
-TRACKING_SCALE = 4
-"""Pictures are enlarged before points are found again in them: the models' own are small."""
+TRACKING_SIDE = 256
+"""Pictures are enlarged to this size at least, by a whole number, before points are found again in them."""
 SHOWN = 6
-PLAIN = SampleOptions(expansion=(1.25, 1.25), few_points=0.0, no_points=0.0, hidden=0.0)
 PASTED, HARMONISED = "plain pasting", "compositor, harmonised"
 
 
 class Sample(NamedTuple):
-    """A held-out wish (its truth in ``clip.frames``, the scene without the object in ``clip.scene``) and, in the models' window,
-    pictures u8[F,N,N,3]: the truth, what plain pasting and the harmonising compositor make of the wish, what plain pasting makes of
-    it with the correspondences swapped. ``box`` and ``own`` bool[F,N,N]: the loose box, the object. ``response``: the wish with one
-    trajectory moved, if there is a point that can be followed."""
+    """A held-out wish (its truth in ``clip.frames``, the scene without the object in ``clip.scene``) and, u8[F,H,W,3] like these,
+    what plain pasting and the harmonising compositor make of it, and what plain pasting makes of it with the correspondences
+    swapped. ``box`` and ``own`` bool[F,H,W]: the loose box, the object. ``response``: the wish with one trajectory moved, if there
+    is a point that can be followed."""
 
     clip: TrainingClip
-    truth: Array
     plain: Array
     harmonised: Array
     swapped: Array | None
@@ -72,9 +70,9 @@ class Sample(NamedTuple):
 
 
 class Response(NamedTuple):
-    """A wish with one trajectory, and ``moved``, with that moved by ``step`` f[2] (model pixels); where its point is, ``places``
-    f[F,2]; in which frames it is found again in what plain pasting makes, ``counted`` bool[F], and the share of ``step`` that it
-    moves there."""
+    """A wish with one trajectory, and ``moved``, with that moved by ``step`` f[2] (pixels); where its point is, ``places`` f[F,2];
+    in which frames it is found again in what plain pasting makes, ``counted`` bool[F], and the share of ``step`` that it moves
+    there."""
 
     wish: TrainingClip
     moved: TrainingClip
@@ -107,7 +105,7 @@ class Scores:
 
 
 def draw_sample(
-    number: int, footage: list[Array], cutouts: list[Reference], config: TrainConfig, scene: CompositeOptions, grid: Grid
+    number: int, footage: list[Array], cutouts: list[Reference], config: TrainConfig, scene: CompositeOptions
 ) -> Sample:
     """Held-out sample ``number``: always the same."""
     rng = np.random.default_rng([99, number])
@@ -118,28 +116,33 @@ def draw_sample(
     wish = TrainingClip("held", background, cutout, plan.boxes, plan.trajectories, "fine_video", background)
     neutral, where = paste(wish, frames)
     clip = replace(wish, frames=np.stack([relight(image.astype(np.float32), plan.gains) for image in neutral]))
-    conditioning = build_conditioning(clip.to_layer(), clip.to_clip(), (0, clip.num_frames), grid)
-    assert conditioning is not None
-    window = conditioning.window
     gains = object_gains(estimate_light(list(background)), 1.0)
     swapped = swap_correspondences(clip)
-    covered = np.repeat(where[..., None], 3, axis=3).astype(np.uint8) * 255
     return Sample(
         clip,
-        crop(clip.frames, window),
-        crop(paste(wish, background)[0], window),
-        crop(paste(wish, background, gains)[0], window),
-        None if swapped is None else crop(paste(swapped, background)[0], window),
-        fill_masks(conditioning.boxes, window.size),
-        crop(covered, window)[..., 0] > 127,
-        draw_response(clip, background, window, rng),
+        paste(wish, background)[0],
+        paste(wish, background, gains)[0],
+        None if swapped is None else paste(swapped, background)[0],
+        fill_loose_boxes(clip),
+        where,
+        draw_response(clip, background, rng),
     )
+
+
+def fill_loose_boxes(clip: TrainingClip) -> Array:
+    """bool[F,H,W], true inside the boxes that a model is told, as they are before they are brought to its latent grid."""
+    motion = build_layer_motion(clip.to_layer())
+    masks = np.zeros(clip.frames.shape[:3], np.bool_)
+    for mask, box in zip(masks, loosen_boxes(motion.effective_boxes_px), strict=True):
+        x0, y0, x1, y1 = np.rint(np.maximum(box, 0)).astype(int)
+        mask[y0:y1, x0:x1] = True
+    return masks
 
 
 def paste(clip: TrainingClip, background: Array, gains: Array | None = None) -> tuple[Array, Array]:
     """The clip's object laid over the true background u8[F,H,W,3], its light as it is or multiplied by gains; and bool[F,H,W] where
     it is."""
-    motion = LayerMotion(clip.reference, clip.boxes, clip.trajectories, "stretch", "center", "auto")
+    motion = build_layer_motion(clip.to_layer())
     pyramid = ReferencePyramid(clip.reference)
     scenes = background.astype(np.float32)
     covered = [lay_over(scene, pyramid, motion, index, gains=gains) for index, scene in enumerate(scenes)]
@@ -162,38 +165,33 @@ def keep_trajectory(points: TrajectorySet, index: int) -> TrajectorySet:
 
 
 def find_moves(before: Array, after: Array, points: Array) -> Array:
-    """How far the patch at ``points`` f[F,2] of pictures u8[F,N,N,3] moves from ``before`` to ``after``, f64[F,2]; nan where it is
+    """How far the patch at ``points`` f[F,2] of pictures u8[F,H,W,3] moves from ``before`` to ``after``, f64[F,2]; nan where it is
     not found again."""
     import cv2
 
-    moves = np.full(points.shape, np.nan)
+    moves, scale = np.full(points.shape, np.nan), int(np.ceil(TRACKING_SIDE / min(before.shape[1:3])))
     for index, point in enumerate(points):
         grays = []
         for image in (before[index], after[index]):
-            large = cv2.resize(image, None, fx=TRACKING_SCALE, fy=TRACKING_SCALE, interpolation=cv2.INTER_CUBIC)
+            large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
             grays.append(flatten_light(cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)))
-        at = (point * TRACKING_SCALE)[None].astype(np.float64)
+        at = (point * scale)[None].astype(np.float64)
         found, is_good = follow_points(grays[0], grays[1], at)
         if is_good[0]:
-            moves[index] = (found[0] - at[0]) / TRACKING_SCALE
+            moves[index] = (found[0] - at[0]) / scale
     return moves
 
 
 # -- one sample, one checkpoint ---------------------------------------------------------------------------------------------------
 
 
-def crop(pictures: Array, window: CropWindow) -> Array:
-    """The window of every frame u8[F,N,N,3]."""
-    return np.stack([crop_frame(image, window, index) for index, image in enumerate(pictures)])
-
-
 def measure(made: Array, truth: Array, region: Array) -> Errors:
-    """The error of u8[F,N,N,3] within bool[F,N,N]."""
+    """The error of u8[F,H,W,3] within bool[F,H,W]."""
     parts = [squared_error(*each) for each in zip(made, truth, region, strict=True)]
     return Errors(sum(error for error, _ in parts), sum(count for _, count in parts))
 
 
-def draw_response(clip: TrainingClip, background: Array, window: CropWindow, rng: np.random.Generator) -> Response | None:
+def draw_response(clip: TrainingClip, background: Array, rng: np.random.Generator) -> Response | None:
     """One trajectory kept, and moved as ``SHIFT_SHARE`` says, in a random direction; None where its point cannot be followed."""
     points = clip.trajectories
     if points is None:
@@ -205,29 +203,24 @@ def draw_response(clip: TrainingClip, background: Array, window: CropWindow, rng
     alone = keep_trajectory(points, index)
     wish = replace(clip, trajectories=alone)
     moved = replace(clip, trajectories=replace(alone, points_px=alone.points_px + shift.astype(np.float32)))
-    places = (points.points_px[index] - window.offsets_px) * window.scale
-    before, after = (crop(paste(each, background)[0], window) for each in (wish, moved))
-    step = shift * window.scale
-    shares = find_moves(before, after, places) @ step / (step @ step)
+    places = points.points_px[index]
+    before, after = (paste(each, background)[0] for each in (wish, moved))
+    shares = find_moves(before, after, places) @ shift / (shift @ shift)
     counted = np.isfinite(shares)
-    return Response(wish, moved, places, step, counted, float(np.median(shares[counted]))) if counted.any() else None
+    return Response(wish, moved, places, shift, counted, float(np.median(shares[counted]))) if counted.any() else None
 
 
 def score(sample: Sample, pipe: VideoAnydoorPipeline, sampling: SamplingOptions, scores: Scores) -> Array:
     """Score one checkpoint on one sample; what it makes."""
-
-    def make(wish: TrainingClip) -> Array:
-        return generate(pipe, build_sample(wish, pipe.grid, PLAIN, np.random.default_rng(0)), sampling)
-
-    made = make(sample.clip)
-    scores.box.append(measure(made, sample.truth, sample.box))
-    scores.own.append(measure(made, sample.truth, sample.own))
+    made = insert(pipe, sample.clip, sampling)
+    scores.box.append(measure(made, sample.clip.frames, sample.box))
+    scores.own.append(measure(made, sample.clip.frames, sample.own))
     swapped = swap_correspondences(sample.clip)
     if swapped is not None:
-        scores.swapped.append(measure(make(swapped), sample.truth, sample.box))
+        scores.swapped.append(measure(insert(pipe, swapped, sampling), sample.clip.frames, sample.box))
     if sample.response is not None:
         wish, moved, places, step, counted, _ = sample.response
-        shares = find_moves(make(wish), make(moved), places) @ step / (step @ step)
+        shares = find_moves(insert(pipe, wish, sampling), insert(pipe, moved, sampling), places) @ step / (step @ step)
         scores.moves.append(float(np.median(np.nan_to_num(shares)[counted])))
     return made
 
@@ -237,10 +230,10 @@ def score_pasting(samples: list[Sample]) -> dict[str, Scores]:
     plain, harmonised = Scores(), Scores()
     for sample in samples:
         for scores, picture in ((plain, sample.plain), (harmonised, sample.harmonised)):
-            scores.box.append(measure(picture, sample.truth, sample.box))
-            scores.own.append(measure(picture, sample.truth, sample.own))
+            scores.box.append(measure(picture, sample.clip.frames, sample.box))
+            scores.own.append(measure(picture, sample.clip.frames, sample.own))
         if sample.swapped is not None:
-            plain.swapped.append(measure(sample.swapped, sample.truth, sample.box))
+            plain.swapped.append(measure(sample.swapped, sample.clip.frames, sample.box))
         if sample.response is not None:
             plain.moves.append(sample.response.share)
     return {PASTED: plain, HARMONISED: harmonised}
@@ -262,9 +255,11 @@ def pooled_gain_db(errors: list[Errors], than: list[Errors]) -> float:
     )
 
 
-def describe(scores: Scores, plain: Scores) -> dict[str, float]:
-    """The figures of one maker of pictures beside plain pasting."""
+def describe(scores: Scores, pasted: dict[str, Scores]) -> dict[str, float]:
+    """The figures of one maker of pictures beside those of ``score_pasting``."""
+    plain = pasted[PASTED]
     box, own = gain_db(scores.box, plain.box), gain_db(scores.own, plain.own)
+    over = gain_db(scores.box, pasted[HARMONISED].box)
     figures = {
         "box_db": float(np.mean([each.psnr_db for each in scores.box])),
         "own_db": float(np.mean([each.psnr_db for each in scores.own])),
@@ -274,6 +269,8 @@ def describe(scores: Scores, plain: Scores) -> dict[str, float]:
         "own_gain_pooled_db": pooled_gain_db(scores.own, plain.own),
         "box_gain_pooled_db": pooled_gain_db(scores.box, plain.box),
         "box_better_share": float((box > 0).mean()),
+        "box_over_harmonised_db": float(over.mean()),
+        "box_over_harmonised_error_db": float(over.std(ddof=1) / np.sqrt(len(over))),
     }
     if scores.swapped:
         figures["box_swapped_db"] = float(np.mean([each.psnr_db for each in scores.swapped]))
@@ -323,18 +320,18 @@ def main() -> None:
     print(f"{len(cutouts)} cut-outs, {len(footage)} clips, {options.count} samples, {options.steps} steps")
     sampling = SamplingOptions(num_inference_steps=options.steps, guidance_scale=options.guidance, window=16, overlap=8)
     pipes = [(row, VideoAnydoorPipeline.from_pretrained(folder)) for row, folder in map(split_name, options.checkpoints)]
-    samples = [draw_sample(number, footage, cutouts, config, scene, pipes[0][1].grid) for number in range(options.count)]
+    samples = [draw_sample(number, footage, cutouts, config, scene) for number in range(options.count)]
     pasted = score_pasting(samples)
     rows: dict[str, list[Scores]] = defaultdict(list)
-    shown = [[each.truth, each.plain, each.harmonised] for each in samples[:SHOWN]]
+    shown = [[each.clip.frames, each.plain, each.harmonised] for each in samples[:SHOWN]]
     for row, pipe in pipes:
         rows[row].append(Scores())
         made = [score(sample, pipe, sampling, rows[row][-1]) for sample in samples]
         for pictures, picture in zip(shown, made, strict=False):
             pictures.append(picture)
-    document = {name: describe(each, pasted[PASTED]) for name, each in pasted.items()}
+    document = {name: describe(each, pasted) for name, each in pasted.items()}
     for row, seeds in rows.items():
-        each = [describe(scores, pasted[PASTED]) for scores in seeds]
+        each = [describe(scores, pasted) for scores in seeds]
         for number, figures in enumerate(each):
             document[f"{row}, seed {number}"] = figures
         gains = [figures["box_gain_db"] for figures in each]
@@ -346,7 +343,10 @@ def main() -> None:
     if options.sheet is not None:
         from PIL import Image
 
-        Image.fromarray(draw_rows([row for rows_ in shown for row in rows_])).save(options.sheet)
+        rows_ = [pictures for each in shown for pictures in each]
+        width = max(pictures.shape[2] for pictures in rows_)
+        padded = [np.pad(each, ((0, 0), (0, 0), (0, width - each.shape[2]), (0, 0))) for each in rows_]
+        Image.fromarray(draw_rows(padded)).save(options.sheet)
 
 
 if __name__ == "__main__":

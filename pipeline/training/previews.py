@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..motion import build_layer_motion
 from ..types import Array
-from ..videoanydoor.conditioning import to_frames
+from ..videoanydoor.conditioning import build_conditioning, to_frames
+from ..videoanydoor.pasting import LayerResult, paste_layers
 from ..videoanydoor.pipeline import VideoAnydoorPipeline
+from ..videoanydoor.regions import crop_frame
+from ..videoanydoor.residual import CarriedReference
 from ..videoanydoor.sampling import SamplingOptions
+from .clips import TrainingClip
 from .samples import Batch
 
 MAX_COLUMNS = 8
@@ -19,12 +24,27 @@ SCALE = 2
 SAMPLING = SamplingOptions(num_inference_steps=12, guidance_scale=1.5, window=16, overlap=8)
 
 
-def generate(pipe: VideoAnydoorPipeline, sample: Batch, options: SamplingOptions = SAMPLING) -> Array:
-    """What the pipeline makes of one sample, u8[F,N,N,3]."""
-    inputs = to_inputs(sample)
-    window = min(options.window, sample.video.shape[2], pipe.max_window)
+def insert(pipe: VideoAnydoorPipeline, clip: TrainingClip, options: SamplingOptions = SAMPLING) -> Array:
+    """The clip's frames u8[F,H,W,3] as the engine would make them of its scene (or, where that is not known, of its frames with
+    the object hidden). Raises ``ValueError`` when the object is in no frame."""
+    source = clip.frames if clip.scene is None else clip.scene
+    layer, handle = clip.to_layer(), clip.to_clip()
+    made = build_conditioning(layer, handle, (0, clip.num_frames), pipe.grid)
+    if made is None:
+        raise ValueError(f"the object of {clip.key!r} is in no frame")
+    carried = None
+    if made.pasted is not None:
+        made = replace(made, pasted=replace(made.pasted, hides=clip.scene is None))
+        carried = CarriedReference(clip.reference, build_layer_motion(layer))
+    shown = made.lay_over(np.stack([crop_frame(image, made.window, index) for index, image in enumerate(source)]))
+    window = min(options.window, clip.num_frames, pipe.max_window)
     chosen = replace(options, window=window, overlap=min(options.overlap, window - 1))
-    return pipe(inputs["frames"], inputs["masks"], inputs["references"], inputs["content"], inputs["motion"], options=chosen)
+    pictures = pipe(shown, made.masks(), made.references, made.content, made.motion, options=chosen)
+    result = LayerResult(layer, made, pictures, "", None if made.pasted is None else shown, carried)
+    frames = source.copy()
+    for index, image in enumerate(frames):
+        paste_layers(image, [result], index, index)
+    return frames
 
 
 def to_inputs(sample: Batch) -> dict[str, Array]:
@@ -59,16 +79,13 @@ def draw_sample(sample: Batch) -> Array:
     return draw_rows([truth, inputs["frames"], inputs["motion"], content, np.repeat(reference[None], count, 0)])
 
 
-def draw_preview(path: Path, pipe: VideoAnydoorPipeline, sample: Batch) -> None:
-    """Truth, masked source, content and what was made, as a PNG."""
+def draw_preview(path: Path, pipe: VideoAnydoorPipeline, clip: TrainingClip) -> None:
+    """The truth above what is made of its scene, at the clip's own resolution, as a PNG."""
     from PIL import Image
 
-    inputs = to_inputs(sample)
-    count = len(inputs["frames"])
-    content = np.repeat(inputs["content"], count // len(inputs["content"]), axis=0)
     with torch.no_grad():
-        made = generate(pipe, sample)
-    Image.fromarray(draw_rows([to_frames(sample.video.cpu()), inputs["frames"], content, made])).save(path)
+        made = insert(pipe, clip)
+    Image.fromarray(draw_rows([clip.frames, made])).save(path)
 
 
 def _resized(image: Array, size: int) -> Array:

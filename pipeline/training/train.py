@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..videoanydoor.checkpoints import build_random, save_whole
 from ..videoanydoor.pipeline import VideoAnydoorPipeline
 from ..videoanydoor.scales import SCALES, RandomScale
+from .clips import TrainingClip
 from .config import TrainConfig
 from .model import LEARNING, Drawn, Learner, draw, loss_of
 from .samples import Batch
@@ -124,7 +125,7 @@ def train(
             write_log(output, board, step, recent[-config.log_every :], optimizer, time.monotonic() - started_s)
             tell(f"step {step} of {config.steps}, loss {sum(recent[-config.log_every :]) / len(recent[-config.log_every :]):.4f}")
         if config.preview_every and step % config.preview_every == 0 and accelerator.num_processes == 1:
-            write_preview(output, step, pipe, learner, average, mixture[10**9 + step])
+            write_preview(output, step, pipe, learner, average, mixture.clip(10**9 + step))
         if step % config.save_every == 0 or step == config.steps or is_over:
             keep(output, step, learner, average, flatten_moments(optimizer, names), about, is_main)
             accelerator.wait_for_everyone()
@@ -283,13 +284,18 @@ def keep(
 
 
 def write_preview(
-    output: Path, step: int, pipe: VideoAnydoorPipeline, learner: torch.nn.Module, average: dict[str, torch.Tensor], sample: Batch
+    output: Path,
+    step: int,
+    pipe: VideoAnydoorPipeline,
+    learner: torch.nn.Module,
+    average: dict[str, torch.Tensor],
+    clip: TrainingClip,
 ) -> None:
-    """A strip of pictures ``preview-STEP.png``: the truth above what the averaged networks make of a sample never trained on."""
+    """A strip of pictures ``preview-STEP.png``: the truth above what the averaged networks make of a clip never trained on."""
     from .previews import draw_preview
 
     with averaged(learner, average):
-        draw_preview(output / f"preview-{step:08d}.png", pipe, sample)
+        draw_preview(output / f"preview-{step:08d}.png", pipe, clip)
 
 
 class averaged:

@@ -5,7 +5,8 @@ Where each box of the paper's pipeline figure lives:
 - 3D U-Net (Sec. 3.1): ``unet``; ID extractor (3.1): ``id_extractor``; pixel warper (3.2): ``pixel_warper`` (content encoder, motion
   encoder, the two cross-attentions, fusion) and ``controlnet`` (Eq. 1's copy and zero convolutions); ``denoiser`` is Eq. 1 itself.
 - Boxes, trajectory maps and the key-point image (3.1, 3.2) are made by ``conditioning`` from an ``InsertionRequest``.
-- ``pipeline`` samples; ``checkpoints`` assembles weights; ``engine`` stands behind the common engine protocol.
+- ``pipeline`` samples; ``pasting`` and ``residual`` bring the result back into the clip; ``checkpoints`` assembles weights;
+  ``engine`` stands behind the common engine protocol.
 
 Importing this package loads nothing heavy; its modules import torch.
 """

@@ -119,7 +119,7 @@ def build_conditioning(
     which point. Raises ``UserError`` when a ``replace`` or ``remove`` layer has no target.
     """
     start, stop = frame_range
-    motion = _layer_motion(layer, clip)
+    motion = find_motion(layer, clip)
     boxes, is_present = _object_boxes(layer, motion, clip, frame_range)
     if not is_present.any():
         return None
@@ -134,7 +134,7 @@ def build_conditioning(
     colors = make_palette() if palette is None else palette
     exists = np.array([motion is not None and motion.exists(frame) for frame in frames])
     is_carried = grid.is_warped or grid.is_residual or grid.mask_shape == "silhouette"
-    warped, covered = _warped_content(layer, motion, exists & is_carried, window, frames)
+    warped, covered = _warped_content(layer, motion, exists & is_carried, window, frames, clip.hw)
     return LayerConditioning(
         window=window,
         boxes=snapped,
@@ -149,8 +149,9 @@ def build_conditioning(
 # -- where the object is ----------------------------------------------------------------------------------------------------------
 
 
-def _layer_motion(layer: Layer, clip: Clip) -> LayerMotion | None:
-    """The motion of the first reference (a ``replace`` without boxes and points follows its target); None for ``remove``."""
+def find_motion(layer: Layer, clip: Clip) -> LayerMotion | None:
+    """The motion of the first reference (a ``replace`` without boxes and points follows its target); None for ``remove``. Raises
+    ``UserError`` for a layer that does not say what it is about, or where."""
     if layer.kind != "insert" and layer.target is None:
         raise UserError(f"layer {layer.name!r}: to {layer.kind} something, mark it first (the target mask).")
     if not layer.references:
@@ -225,20 +226,19 @@ def _key_point_image(layer: Layer, frame_range: tuple[int, int], grid: Grid, col
 
 
 def _warped_content(
-    layer: Layer, motion: LayerMotion | None, exists: Array, window: CropWindow, frames: range
+    layer: Layer, motion: LayerMotion | None, exists: Array, window: CropWindow, frames: range, clip_hw: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """The warped reference on white u8[F,N,N,3] and what it covers f32[F,N,N]."""
+    """The warped reference on white u8[F,N,N,3] and what it covers f32[F,N,N], inside the picture."""
+    shape = (len(frames), window.size, window.size)
+    pictures, covered = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, np.float32)
     if motion is None:
-        shape = (len(frames), window.size, window.size)
-        return np.full((*shape, 3), 255, np.uint8), np.zeros(shape, np.float32)
+        return pictures, covered
     pyramid = ReferencePyramid(layer.references[0])
-    pictures, covered = [], []
     for index, frame in enumerate(frames):
         warp = move_warp(motion.warp(frame), window.matrix(index)) if exists[index] else None
-        picture, share = draw_warped(pyramid, warp, window.size)
-        pictures.append(picture)
-        covered.append(share)
-    return np.stack(pictures), np.stack(covered)
+        inside = window.inside(index, clip_hw)
+        pictures[index][inside], covered[index][inside] = (part[inside] for part in draw_warped(pyramid, warp, window.size))
+    return pictures, covered
 
 
 def _silhouettes(layer: Layer, covered: Array, boxes: Array, window: CropWindow, grid: Grid) -> Array:

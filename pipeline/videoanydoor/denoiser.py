@@ -31,13 +31,15 @@ def add_residual(
     Light multiplies, so a residual is told in shares of a pixel's brightness (0 black to 1 white): ``light`` [B, 3] brightens or
     tints a whole object, the U-Net's ``residual`` every pixel of it. ``LEAST_BRIGHTNESS`` is added so that black can change too.
     Only what the reference has ``covered`` [B, L, F, h, w] changes, and what is hidden, which is grey. Zeros leave plain pasting.
+    As in a picture, nothing is blacker than black or whiter than white: what is clipped teaches no light.
     """
     per_color = pasted.shape[1] // 3
     brightness = (pasted + scaling_factor) / 2 + LEAST_BRIGHTNESS * scaling_factor
     shares = residual + light.repeat_interleave(per_color, dim=1)[:, :, None, None, None]
     grey = (HIDDEN / 127.5 - 1) * scaling_factor
     is_grey = ((pasted - grey).abs() < GREY_TOLERANCE).unflatten(1, (3, per_color)).all(dim=1).repeat(1, 3, 1, 1, 1)
-    return pasted + shares * brightness * torch.maximum(covered, is_grey.to(covered.dtype))
+    changed = pasted + shares * brightness * torch.maximum(covered, is_grey.to(covered.dtype))
+    return changed.clamp(-scaling_factor, scaling_factor)
 
 
 def fold_covered(content: torch.Tensor, stride: int) -> torch.Tensor:

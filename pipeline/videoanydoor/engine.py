@@ -1,7 +1,7 @@
 """VideoAnydoor behind the common engine protocol: layers in order, everything that does not change kept by content.
 
 Per layer: crop the source window (on the result of the layers before), build the conditioning, sample, keep the generated window.
-At the end all windows are pasted into the clip's own frames; outside their feathered masks the source is untouched. Kept by content
+At the end all are pasted into the clip's own frames (``pasting``); outside their masks the source is untouched. Kept by content
 hash: identity tokens, source latents, results; so a new seed encodes nothing anew, and an unchanged request samples nothing.
 """
 
@@ -18,22 +18,23 @@ import cv2
 import numpy as np
 import torch
 
-from .. import masks, media
+from .. import media
 from ..cache import ArtifactCache, content_key
-from ..composite import blend
 from ..engines import Report
 from ..errors import UserError
 from ..model_cache import ModelCache, ModelCaches
 from ..runtime import Runtime, choose_runtime, free_memory_bytes, release_memory
 from ..types import Array, DecodedFrame, Frame, InsertionRequest, Layer, Progress
 from .checkpoints import checkpoint_key
-from .conditioning import LayerConditioning, build_conditioning
+from .conditioning import LayerConditioning, build_conditioning, find_motion
 from .drawing import NUM_COLORS
 from .folders import list_checkpoints
 from .id_extractor import Identity
+from .pasting import LayerResult, paste_layers
 from .pipeline import IdentityPair, SourceLatents, VideoAnydoorPipeline, anchor_colors
 from .plan import Extent, Placement, Plan, measure_extent, plan_run, read_facts
-from .regions import crop_frame, paste_alpha, uncrop_frame, uncrop_mask
+from .regions import crop_frame
+from .residual import CarriedReference
 from .sampling import SamplingOptions, fresh_scheduler
 from .windows import split_windows
 
@@ -41,7 +42,7 @@ RECOMPILE_LIMIT = 128
 """How many kinds of a repeated block are compiled at most: one for each pair of widths and size that the networks have. Beyond it
 blocks would run uncompiled; torch's own limit (8) is below what a U-Net needs."""
 
-VERSION = "1"
+VERSION = "2"
 """Part of every key; a new number makes older artefacts unreachable when what is computed changes."""
 
 Warn = Callable[[str], None]
@@ -80,16 +81,6 @@ Keep = Callable[[str, dict[str, Array]], None]
 
 Sampler = Callable[[SampleTask, Report, Keep], Array]
 """Samples a task's window u8[F,N,N,3]. Raises ``torch.OutOfMemoryError``, and ``Cancelled`` where the report does."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class LayerResult:
-    """A layer's generated window ``pictures`` u8[F,N,N,3], and the ``key`` of everything it depends on."""
-
-    layer: Layer
-    conditioning: LayerConditioning
-    pictures: Array
-    key: str
 
 
 class VideoAnydoorEngine:
@@ -189,15 +180,19 @@ class VideoAnydoorEngine:
             return None
         source_key = before[-1].key if before else content_key(request.clip.sha256, request.frame_range)
         key = _result_key(job, conditioning, source_key, layer)
+        carried = None
+        if conditioning.pasted is not None and (motion := find_motion(layer, request.clip)) is not None:
+            carried = CarriedReference(layer.references[0], motion)
         kept = self._artifacts.load(key)
         if kept is not None:
-            return LayerResult(layer, conditioning, kept["pictures"], key)
+            return LayerResult(layer, conditioning, kept["pictures"], key, kept.get("pasted"), carried)
         frames = conditioning.lay_over(_crop_source(request, conditioning, before, report))
         keys = (_identity_key(job, conditioning), _latents_key(job, conditioning, frames, source_key))
         task = SampleTask(job, self._plan(job), layer.name, conditioning, frames, *keys, self._find_known(*keys))
         pictures = self._generate(task, report, warn)
-        self._artifacts.store(key, pictures=pictures)
-        return LayerResult(layer, conditioning, pictures, key)
+        made = {"pictures": pictures} | ({} if conditioning.pasted is None else {"pasted": frames})
+        self._artifacts.store(key, **made)
+        return LayerResult(layer, conditioning, pictures, key, made.get("pasted"), carried)
 
     def _generate(self, task: SampleTask, report: Report, warn: Warn) -> Array:
         """Sample with the task's plan; when memory runs out, once more with a smaller one. Raises ``UserError`` after that."""
@@ -371,9 +366,18 @@ def _result_key(job: Job, conditioning: LayerConditioning, source_key: str, laye
     guiding = (window.offsets_px, window.side_px, window.size, conditioning.boxes, conditioning.references)
     held = tuple((*track.runs, track.feather_px) for track in layer.holdouts)
     pasted = conditioning.pasted
-    laid = None if pasted is None else (pasted.content, pasted.covered, int(pasted.hides))
+    laid = None if pasted is None else (pasted.content, pasted.covered, int(pasted.hides), _carried_parts(layer))
     pictures = (conditioning.content, conditioning.motion, conditioning.silhouettes, laid)
     return content_key(job.key, "result", source_key, sampled, guiding, pictures, layer.blend.opacity, held)
+
+
+def _carried_parts(layer: Layer) -> tuple[Any, ...]:
+    """Of a layer whose reference is warped at the clip's own resolution: all that says how, for a key."""
+    parts: list[Any] = [layer.fit, layer.anchor, layer.deform]
+    parts += [(each.image, each.alpha) for each in layer.references[:1]]
+    for each in (layer.boxes, layer.trajectories, layer.surface):
+        parts.append(None if each is None else tuple(getattr(each, name) for name in each.__slots__))
+    return (*parts, None if layer.target is None else tuple(layer.target.runs))
 
 
 class Preview:
@@ -415,23 +419,8 @@ def _crop_source(request: InsertionRequest, conditioning: LayerConditioning, bef
 
 def paste_frame(source: DecodedFrame, results: list[LayerResult], index: int) -> Frame:
     """A frame of the clip with the results laid over it, in order; ``index`` counts from the start of the range."""
-    height, width = source.image.shape[:2]
-    image, stacked = source.image.copy(), np.zeros((height, width, 4), np.uint8)
-    for number, result in enumerate(results):
-        if not result.conditioning.boxes[index].any():
-            continue
-        window = result.conditioning.window
-        part, alpha = paste_alpha(result.conditioning.boxes[index], window, index, (height, width))
-        if result.conditioning.silhouettes is not None:
-            alpha = alpha * uncrop_mask(result.conditioning.silhouettes[index], window, index, part)
-        for track in result.layer.holdouts:
-            alpha = alpha * (1 - masks.mask_alpha(track, source.frame_index)[part])
-        rows, columns = part
-        generated = uncrop_frame(result.pictures[index], window, index, part).astype(np.float32)
-        roi = (columns.start, rows.start, columns.stop, rows.stop)
-        rounded = blend.round_layer(blend.Cutout(roi, generated, alpha * np.float32(result.layer.blend.opacity)))
-        blend.lay_over(rounded, image[part])
-        stacked[part] = blend.stack_layers(rounded, stacked[part]) if number else rounded
+    image = source.image.copy()
+    stacked = paste_layers(image, results, source.frame_index, index)
     return Frame(source.frame_index, image, stacked, stacked[..., 3] > 0, source)
 
 

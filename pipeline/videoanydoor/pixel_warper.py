@@ -93,28 +93,78 @@ class CrossAttention(nn.Module):
 
 
 class LightReader(nn.Module):
-    """What the light of a scene does to the reference, from how bright the scene is in each colour, by a small perceptron.
+    """What the light of a scene does to the reference: a perceptron over how bright the scene is in each colour, and how coloured.
 
     Its last layer starts at zero: no change.
     """
 
-    QUANTILES = (0.5, 0.9, 0.99, 1.0)
+    QUANTILES = (
+        (0.02, -2.0, 0.8),
+        (0.1, -1.6, 0.7),
+        (0.25, -1.2, 0.6),
+        (0.5, -0.8, 0.6),
+        (0.75, -0.5, 0.5),
+        (0.9, -0.4, 0.4),
+        (0.97, -0.3, 0.3),
+        (0.995, -0.2, 0.3),
+    )
+    """Shares of the pixels; mean and standard deviation of the logarithm of what so many pixels do not exceed, in photographs under
+    the lights of training. Here and below they only bring every feature to about the same size."""
+    POWERS = ((1, -1.6, 0.9), (3, -1.2, 0.8), (6, -0.9, 0.7))
+    """The same of Minkowski means, which stand between the mean and the largest (Finlayson and Trezzi 2004)."""
+    RATIOS = ((0.1, -0.3, 0.4), (0.5, -0.1, 0.3), (0.9, 0.1, 0.3))
+    """The same of the logarithms of red to green and of blue to green."""
+    SATURATIONS = ((0.1, 0.2, 0.15), (0.5, 0.3, 0.15), (0.9, 0.5, 0.2))
+    DARK, CLIPPED = 0.12, 0.98
+    """A pixel shows colours between these values of its brightest channel."""
+    NUM_FEATURES = 4 * len(QUANTILES) + 3 * len(POWERS) + 2 * (len(RATIOS) + 3) + len(SATURATIONS) + 4
     MOST_PIXELS = 16_384
     """More are thinned."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.hidden = nn.Linear(3 * (len(self.QUANTILES) + 1), width)
+        self.hidden = nn.Linear(self.NUM_FEATURES, width)
         self.out = zero_module(nn.Linear(width, 3))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Shares of brightness [3] to be added to red, green and blue, from ``pixels`` [3, P] in 0..1 (black to white)."""
-        thinned = pixels[:, :: 1 + pixels.shape[1] // self.MOST_PIXELS].float()
-        levels = torch.tensor(self.QUANTILES, device=pixels.device)
-        found = torch.cat([torch.quantile(thinned, levels, dim=1).flatten(), thinned.mean(dim=1)])  # [15]
-        features = (found.clamp_min(0) + 0.02).log() + 0.7
+        features = self.describe(pixels[:, :: 1 + pixels.shape[1] // self.MOST_PIXELS].float().clamp(0, 1))
         shares: torch.Tensor = self.out(F.silu(self.hidden(features.to(self.hidden.weight.dtype))))
         return shares
+
+    def describe(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features f32[NUM_FEATURES] of ``pixels`` f32[3, P] in 0..1."""
+        brightest, linear = pixels.amax(dim=0), pixels.pow(2.2)
+        levels = torch.cat([pixels, pixels.mean(dim=0, keepdim=True)])
+        means = torch.stack([linear.pow(power).mean(dim=1).pow(1 / power) for power, _, _ in self.POWERS])
+        shown = (brightest > self.DARK) & (brightest < self.CLIPPED)
+        logs = (pixels[:, shown] if shown.any() else pixels).add(0.02).log()
+        ratios = logs[::2] - logs[1]  # [2, P]
+        weights = logs.exp().amax(dim=0)
+        saturations = 1 - pixels.amin(dim=0) / (brightest + 0.02)
+        parts = [
+            _standardised((_quantiles(levels, self.QUANTILES) + 0.02).log(), self.QUANTILES),
+            _standardised((means + 1e-3).log(), self.POWERS),
+            _standardised(_quantiles(ratios, self.RATIOS), self.RATIOS),
+            ratios.mean(dim=1) / 0.3,
+            ratios.std(dim=1, correction=0) / 0.15 - 1,
+            (ratios * weights).sum(dim=1) / weights.sum() / 0.3,
+            _standardised(_quantiles(saturations[None], self.SATURATIONS), self.SATURATIONS),
+            (pixels >= self.CLIPPED).float().mean(dim=1).sqrt() / 0.2,
+            (brightest <= self.DARK).float().mean().sqrt()[None] / 0.3,
+        ]
+        return torch.cat([part.flatten() for part in parts])
+
+
+def _quantiles(values: torch.Tensor, table: tuple[tuple[float, float, float], ...]) -> torch.Tensor:
+    """Of ``values`` [C, P] those at the shares of ``table``, [Q, C]."""
+    return torch.quantile(values, values.new_tensor([share for share, _, _ in table]), dim=1)
+
+
+def _standardised(values: torch.Tensor, table: tuple[tuple[float, float, float], ...]) -> torch.Tensor:
+    """``values`` [Q, C] less each row's mean, in its standard deviations, as ``table`` says."""
+    means, spreads = (values.new_tensor([row[column] for row in table])[:, None] for column in (1, 2))
+    return (values - means) / spreads
 
 
 class PixelWarper(StrictModel):

@@ -81,6 +81,13 @@ class CropWindow:
         x, y = (float(value) for value in self.offsets_px[frame])
         return np.array([[self.scale, 0, -x * self.scale], [0, self.scale, -y * self.scale], [0, 0, 1.0]])
 
+    def inside(self, frame: int, clip_hw: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of the model's pixels whose centres lie in the picture at a frame; beyond them its edge is repeated."""
+        low = np.ceil(-self.offsets_px[frame] * self.scale - 0.5)
+        high = np.ceil((np.array([clip_hw[1], clip_hw[0]]) - self.offsets_px[frame]) * self.scale - 0.5)
+        (x0, y0), (x1, y1) = (np.clip(edge, 0, self.size).astype(int) for edge in (low, high))
+        return slice(int(y0), int(y1)), slice(int(x0), int(x1))
+
 
 def build_crop_window(boxes_px: Array, is_present: Array, clip_hw: tuple[int, int], size: int) -> CropWindow:
     """The window for mask boxes f[F,4] of the frames that ``is_present`` bool[F] marks (the other rows are ignored).

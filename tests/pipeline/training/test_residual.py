@@ -8,26 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.heldout import find_moves
-from pipeline.cache import ArtifactCache
+from benchmarks.heldout import find_moves, paste
 from pipeline.masks import encode_rle
-from pipeline.media import probe_clip, read_frames
-from pipeline.model_cache import ModelCache
-from pipeline.motion import BoxKey, build_box_sequence
-from pipeline.runtime import Runtime
 from pipeline.training.composites import CompositeOptions, build_composite
 from pipeline.training.losses import sample_timesteps
+from pipeline.training.previews import insert
 from pipeline.training.samples import SampleOptions, build_sample
-from pipeline.types import InsertionRequest, Layer, MaskTrack, Reference, SamplingConfig
+from pipeline.types import MaskTrack, Reference
 from pipeline.videoanydoor import scales
 from pipeline.videoanydoor.checkpoints import build_random
 from pipeline.videoanydoor.conditioning import build_conditioning, to_frames
-from pipeline.videoanydoor.engine import VideoAnydoorEngine
+from pipeline.videoanydoor.denoiser import add_residual
 from pipeline.videoanydoor.pipeline import VideoAnydoorPipeline
 from pipeline.videoanydoor.pixel_warper import LightReader
 from pipeline.videoanydoor.regions import CropWindow, crop_frame, uncrop_mask
 from pipeline.videoanydoor.sampling import SamplingOptions
-from tests.tiny import make_clip
 from tests.tiny_models import make_modules, make_scheduler
 
 RED = (220, 30, 60)
@@ -111,19 +106,13 @@ def test_a_residual_needs_folded_pixels() -> None:
         VideoAnydoorPipeline(**make_modules(), scheduler=make_scheduler(), size=32, mask_shape="star")  # type: ignore[arg-type]
 
 
-def test_the_engine_renders_with_it(tmp_path) -> None:
-    make_pipe().save_pretrained(tmp_path / "checkpoints" / "residual")
-    clip = probe_clip(make_clip(tmp_path / "street.mp4", num_frames=3, hw=(64, 96)))
-    boxes = build_box_sequence({0: BoxKey((0.3, 0.3, 0.6, 0.7))}, (64, 96), 3)
-    layer = Layer("disc", "insert", (make_reference(),), boxes=boxes)
-    sampling = SamplingConfig(name="videoanydoor", num_inference_steps=2)
-    engine = VideoAnydoorEngine(
-        tmp_path / "checkpoints", Runtime("cpu", "float32"), ModelCache(1 << 30), ArtifactCache(tmp_path / "artifacts")
-    )
-    frames = list(engine.run(InsertionRequest(clip, (0, 3), (layer,), sampling), lambda _: None, lambda _: None))
-    for frame, source in zip(frames, read_frames(clip, 0, 3), strict=True):
-        assert np.abs(frame.image[32, 43].astype(int) - RED).max() <= 2  # the object as it is, in the middle of its box
-        assert (frame.image[~frame.touched] == source.image[~frame.touched]).all()
+def test_what_is_scored_is_pasted_at_the_clips_own_resolution() -> None:
+    clip = make_composite()
+    made = insert(make_pipe(), clip, SamplingOptions(num_inference_steps=1, guidance_scale=1.0))
+    plain, where = paste(clip, clip.scene)
+    assert np.abs(made.astype(int) - plain).max() <= 1 and where.mean() > 0.02  # alphas are rounded to 8 bits
+    hidden = insert(make_pipe(), replace(clip, scene=None), SamplingOptions(num_inference_steps=1, guidance_scale=1.0))
+    assert np.abs(hidden[where].astype(int) - plain[where]).mean() < 3 and (hidden != plain).any()
 
 
 def test_a_result_is_pasted_inside_its_silhouette_alone() -> None:
@@ -153,6 +142,7 @@ def test_light_learns_what_a_scene_does_to_a_colour() -> None:
     reader = LightReader()
     optimizer = torch.optim.Adam(reader.parameters(), lr=0.01)
     assert not reader(torch.rand(3, 100)).any()  # untrained: no change
+    assert all(reader.describe(torch.full((3, 5), level)).isfinite().all() for level in (0.0, 0.5, 1.0))
 
     def loss_of_dimming(generator: torch.Generator) -> torch.Tensor:
         gain = 0.3 + 0.7 * torch.rand(3, 1, generator=generator)
@@ -165,6 +155,18 @@ def test_light_learns_what_a_scene_does_to_a_colour() -> None:
         optimizer.step()
     with torch.no_grad():
         assert sum(float(loss_of_dimming(generator)) for _ in range(20)) / 20 < 0.05  # the shares' own variance is 0.16
+
+
+def test_what_is_clipped_teaches_no_light() -> None:
+    light = torch.full((1, 3), 0.4, requires_grad=True)
+    pasted = torch.tensor([1.9, 0.0]).view(1, 1, 1, 1, 2).expand(1, 48, 1, 1, 2)
+    made = add_residual(pasted, torch.zeros_like(pasted), light, torch.ones_like(pasted), 2.0)
+    assert float(made.detach().max()) == 2.0
+    made[..., 0].sum().backward()
+    assert not light.grad.any()
+    light.grad = None
+    add_residual(pasted, torch.zeros_like(pasted), light, torch.ones_like(pasted), 2.0)[..., 1].sum().backward()
+    assert (light.grad > 0).all()
 
 
 def test_the_light_changes_the_object_and_nothing_else() -> None:

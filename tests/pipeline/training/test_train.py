@@ -157,11 +157,13 @@ def test_the_commands_prepare_and_train(material, tmp_path, capsys) -> None:
     assert main(["videoanydoor", "prepare", config]) == 2
     from_shards = tmp_path / "shards.yaml"
     from_shards.write_text(
-        (material / "tiny.yaml").read_text().split("sources:")[0] + "sources: [{kind: shards, shards: shards}]\n"
+        (material / "tiny.yaml").read_text().split("sources:")[0] + "sources: [{kind: shards, shards: shards}]\npreview_every: 1\n"
     )
     assert main(["videoanydoor", "train", str(from_shards), "-o", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert "run/checkpoint: step 1, loss" in capsys.readouterr().err
     assert VideoAnydoorPipeline.from_pretrained(tmp_path / "run" / "checkpoint").stride == 4
+    preview = np.array(Image.open(tmp_path / "run" / "preview-00000001.png"))
+    assert preview.shape[0] == 2 * 2 * 48 and preview.std() > 20  # the truth above what was made, both at the clip's own size
 
 
 SHARED = """
@@ -174,37 +176,42 @@ from pipeline.training.train import train
 from tests.pipeline.training.material import use_tiny_scales
 use_tiny_scales(dict.__setitem__)
 root, output = Path(sys.argv[1]), Path(sys.argv[2])
-summary = train(read_config(root / sys.argv[3]), root, output, device="cpu")
 import torch.distributed as dist
-rank = dist.get_rank() if dist.is_initialized() else 0
-print("SUMMARY", rank, summary.num_processes, summary.wrapper, f"{summary.loss:.6f}")
-if dist.is_initialized():
-    dist.destroy_process_group()
+for name in sys.argv[3:]:
+    summary = train(read_config(root / f"{name}.yaml"), root, output / name, device="cpu")
+    print("SUMMARY", name, dist.get_rank(), summary.num_processes, summary.wrapper, f"{summary.loss:.6f}")
+dist.destroy_process_group()
 """
 
 
-def run_shared(root: Path, output: Path, config: str) -> list[list[str]]:
-    """The words after SUMMARY of two processes."""
+def run_shared(root: Path, output: Path, *configs: str) -> list[list[str]]:
+    """The words after SUMMARY of two processes that train one configuration after the other."""
     script = root / "shared.py"
     script.write_text(SHARED)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*start, str(script), str(root), str(output), config], env=env, capture_output=True, text=True, timeout=200, check=False
+        [*start, str(script), str(root), str(output), *configs], env=env, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("SUMMARY")]
 
 
-@pytest.mark.parametrize(("parallel", "wrapper"), [("ddp", "DistributedDataParallel"), ("fsdp", "FSDPLearner")])
-def test_two_processes_learn_what_one_does(material, tmp_path, parallel: str, wrapper: str) -> None:
+def test_two_processes_learn_what_one_does(material, tmp_path) -> None:
+    wrappers = {"ddp": "DistributedDataParallel", "fsdp": "FSDPLearner"}
     alone = train(tiny_config(material, steps=2, batch_size=2), material, tmp_path / "one", device="cpu")
     assert (alone.num_processes, alone.wrapper) == (1, "Learner")
-    tiny_config(material, steps=2, batch_size=1, parallel=parallel)
-    shared = run_shared(material, tmp_path / "two", "tiny.yaml")
-    assert sorted(row[:3] for row in shared) == [["0", "2", wrapper], ["1", "2", wrapper]]
-    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
-    assert one.keys() == two.keys()
-    worst = max(float((one[key] - two[key]).abs().max()) for key in one)
-    assert worst < 2e-4, worst  # Adam divides by the gradient's size: rounding shows where gradients are all but 0
-    assert alone.loss == pytest.approx(float(shared[0][3]), rel=1e-4)
+    for parallel in wrappers:
+        tiny_config(material, steps=2, batch_size=1, parallel=parallel)
+        (material / "tiny.yaml").rename(material / f"{parallel}.yaml")
+    shared = run_shared(material, tmp_path / "two", *wrappers)
+    expected = [[parallel, str(rank), "2", wrapper] for parallel, wrapper in wrappers.items() for rank in (0, 1)]
+    assert sorted(row[:4] for row in shared) == expected
+    one = weights_of(tmp_path / "one")
+    for parallel in wrappers:
+        two = weights_of(tmp_path / "two" / parallel)
+        assert one.keys() == two.keys()
+        worst = max(float((one[key] - two[key]).abs().max()) for key in one)
+        assert worst < 2e-4, worst  # Adam divides by the gradient's size: rounding shows where gradients are all but 0
+    for row in shared:
+        assert alone.loss == pytest.approx(float(row[4]), rel=1e-4)

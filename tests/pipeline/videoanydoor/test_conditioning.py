@@ -185,6 +185,19 @@ def test_cropping_is_the_window_map_to_a_fraction_of_a_pixel():
         np.testing.assert_allclose([x + 0.5, y + 0.5], geometry.apply_map(window.matrix(0), np.array([82.0, 52.0])), atol=tolerance)
 
 
+def test_nothing_is_warped_to_where_the_picture_does_not_reach():
+    window = regions.CropWindow(np.array([[-20, 30], [150, -10]], np.int64), 100, 50)
+    rows, columns = window.inside(0, HW)
+    assert (rows, columns) == (slice(0, 45), slice(10, 50)) and window.inside(1, HW) == (slice(5, 50), slice(0, 25))
+    layer = make_layer(boxes={0: BoxKey((-0.2, 0.3, 0.2, 0.7))})
+    made = build_conditioning(layer, make_clip(), (0, 2), Grid(128, 8, 56, True, "silhouette", True))
+    rows, columns = made.window.inside(0, HW)
+    outside = np.ones((128, 128), np.bool_)
+    outside[rows, columns] = False
+    for pictures, covered in zip(made.content, made.pasted.covered, strict=True):
+        assert (pictures[outside] == 255).all() and not covered[outside].any() and covered[~outside].any()
+
+
 def test_pasting_is_full_inside_the_box_exactly_nothing_beyond_the_feather_and_aligned():
     window = regions.CropWindow(np.array([[35, 5]], np.int64), 100, 128)
     box = np.array([32, 40, 80, 88])
