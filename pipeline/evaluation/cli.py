@@ -77,6 +77,10 @@ def _evaluate(options: argparse.Namespace, builders: Mapping[str, BuildEngine]) 
         )
         for name in names
     }
+    for name in names:
+        without = getattr(engines[name], "without_paste_back", None)
+        if without is not None:  # what it has sampled is kept, so that this costs no second run
+            engines[f"{name}-window"], samplings[f"{name}-window"] = without(), samplings[name]
     encoders, missing = open_encoders(options.encoders)
     results = evaluate(
         pairs,

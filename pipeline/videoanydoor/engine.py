@@ -7,6 +7,7 @@ hash: identity tokens, source latents, results; so a new seed encodes nothing an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from .conditioning import LayerConditioning, build_conditioning, find_motion
 from .drawing import NUM_COLORS
 from .folders import list_checkpoints
 from .id_extractor import Identity
-from .pasting import LayerResult, paste_layers
+from .pasting import LayerResult, lay_windows, paste_layers
 from .pipeline import IdentityPair, SourceLatents, VideoAnydoorPipeline, anchor_colors
 from .plan import Extent, Placement, Plan, measure_extent, plan_run, read_facts
 from .regions import crop_frame
@@ -106,6 +107,13 @@ class VideoAnydoorEngine:
         self._compile_backend = compile_backend
         self._free_bytes = free_bytes or (lambda: free_memory_bytes(runtime) + models.held_bytes)
         self._sampler = self.sample if wrap is None else wrap(self.sample)
+        self._pastes_back = True
+
+    def without_paste_back(self) -> VideoAnydoorEngine:
+        """The same engine, sharing all that is loaded and kept, whose frames show the generated windows whole: for evaluation."""
+        other = copy.copy(self)
+        other._pastes_back = False
+        return other
 
     def load_ahead(self) -> None:
         """Load every checkpoint now, with all networks resident, so that no run has to."""
@@ -132,7 +140,7 @@ class VideoAnydoorEngine:
         start, stop = request.frame_range
         with closing(_as_generator(media.read_frames(request.clip, start, stop))) as sources:
             for step, source in enumerate(sources, start=1):
-                frame = paste_frame(source, results, source.frame_index - start)
+                frame = paste_frame(source, results, source.frame_index - start, self._pastes_back)
                 report(Progress("pasting", step, request.num_frames, frame.image))
                 yield frame
 
@@ -417,10 +425,10 @@ def _crop_source(request: InsertionRequest, conditioning: LayerConditioning, bef
     return np.stack(crops)
 
 
-def paste_frame(source: DecodedFrame, results: list[LayerResult], index: int) -> Frame:
+def paste_frame(source: DecodedFrame, results: list[LayerResult], index: int, pastes_back: bool = True) -> Frame:
     """A frame of the clip with the results laid over it, in order; ``index`` counts from the start of the range."""
     image = source.image.copy()
-    stacked = paste_layers(image, results, source.frame_index, index)
+    stacked = paste_layers(image, results, source.frame_index, index) if pastes_back else lay_windows(image, results, index)
     return Frame(source.frame_index, image, stacked, stacked[..., 3] > 0, source)
 
 

@@ -56,6 +56,20 @@ def paste_layers(image: Array, results: Sequence[LayerResult], frame_index: int,
     return stacked
 
 
+def lay_windows(image: Array, results: Sequence[LayerResult], index: int) -> Array:
+    """As ``paste_layers``, but without pasting back: the generated windows whole, background and all, without masks, opacity and
+    hold-outs. This is what the paper's score of unedited pixels sees."""
+    stacked = np.zeros((*image.shape[:2], 4), np.uint8)
+    for result in results:
+        window = result.conditioning.window
+        x, y = (int(value) for value in window.offsets_px[index])
+        rows = slice(max(0, y), min(image.shape[0], y + window.side_px))
+        columns = slice(max(0, x), min(image.shape[1], x + window.side_px))
+        image[rows, columns] = uncrop_frame(result.pictures[index], window, index, (rows, columns))
+        stacked[rows, columns] = np.dstack([image[rows, columns], np.full(image[rows, columns].shape[:2], 255, np.uint8)])
+    return stacked
+
+
 def cut_layer(result: LayerResult, frame_index: int, index: int, hw: tuple[int, int]) -> list[blend.Cutout]:
     """What a result lays over a frame of this size, from below to above, its opacity counted, hold-outs not.
 

@@ -162,6 +162,22 @@ def test_a_new_seed_encodes_nothing_and_an_unchanged_request_samples_nothing(che
     assert (images(run(fresh, make_request(clip, seed=5))) == other).all()
 
 
+def test_without_paste_back_the_whole_window_shows_and_nothing_is_sampled_again(checkpoints, clip, tmp_path, calls):
+    engine, request = make_engine(checkpoints, tmp_path), make_request(clip)
+    pasted = run(engine, request)
+    seen = dict(calls)
+    whole = run(engine.without_paste_back(), request)
+    assert calls == seen
+    for one, other in zip(pasted, whole, strict=True):
+        inside = other.touched
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        assert inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all() and one.touched[inside].mean() < 0.9
+        assert not one.touched[~inside].any() and (other.image[~inside] == one.image[~inside]).all()
+        solid = one.layer[..., 3] == 255
+        assert solid.any() and (other.image[solid] == one.image[solid]).all(), "the same pixels, where one is pasted in full"
+    assert (images(run(engine, request)) == images(pasted)).all(), "the engine itself still pastes back"
+
+
 def test_only_what_changed_is_encoded_anew(checkpoints, clip, tmp_path, calls):
     engine = make_engine(checkpoints, tmp_path)
     run(engine, make_request(clip, make_layer(trajectories=False)))
