@@ -1,6 +1,7 @@
 """How true the background is that a removal puts in the place of a thing, and how still it keeps.
 
-    python -m benchmarks.remove_quality [--clip FILE ...] [--picture FILE ...] [--frames 48] [--height 540] [--folder DIR]
+    python -m benchmarks.remove_quality [--clip FILE ...] [--picture FILE ...] [--frames 48] [--height 540] [--radius 0.1] [--rest]
+                                        [--folder DIR]
 
 A thing is laid over real footage (``--clip``, or pictures that a shaking, panning, zooming camera looks at) and crosses it, so that
 what it hides is known. Its exact mask is given to the removal, whose result is compared with the footage itself: PSNR in the hidden
@@ -76,17 +77,21 @@ def frames_of(path: Path, height: int, first: int) -> tuple[Footage, int, tuple[
     )
 
 
-def blob_mask(hw: tuple[int, int], frame_index: int, num_frames: int, seed: int) -> np.ndarray:
-    """A lumpy thing, a fifth of the picture high, that crosses it: alpha f32[H,W]."""
+def blob_mask(
+    hw: tuple[int, int], frame_index: int, num_frames: int, seed: int, radius: float = 0.1, rests: bool = False
+) -> np.ndarray:
+    """A lumpy thing that crosses the picture, its ``radius`` a share of the picture's height: alpha f32[H,W]. If it ``rests``, it
+    crosses in the first half of the clip and stands still from then on."""
     height, width = hw
     share = frame_index / max(1, num_frames - 1)
+    share = min(1.0, 2 * share) if rests else share
     direction = 1 if seed % 2 else -1
     x = width * (0.5 + direction * 0.32 * (share - 0.5) * 2)
     y = height * (0.55 + 0.12 * np.sin(2 * np.pi * share + seed))
     grid_y, grid_x = np.mgrid[:height, :width] + 0.5
     angle = np.arctan2(grid_y - y, grid_x - x)
-    radius = 0.1 * height * (1 + 0.2 * np.cos(3 * angle + 4 * share) + 0.1 * np.cos(5 * angle - seed))
-    return np.clip(radius - np.hypot(grid_x - x, (grid_y - y) * 0.7) + 0.5, 0, 1).astype(np.float32)
+    reach = radius * height * (1 + 0.2 * np.cos(3 * angle + 4 * share) + 0.1 * np.cos(5 * angle - seed))
+    return np.clip(reach - np.hypot(grid_x - x, (grid_y - y) * 0.7) + 0.5, 0, 1).astype(np.float32)
 
 
 def with_thing(footage: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -97,10 +102,11 @@ def with_thing(footage: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def measure(
-    footage: Footage, hw: tuple[int, int], num_frames: int, seed: int, out: Path | None = None, grain: float = 0
+    footage: Footage, hw: tuple[int, int], alphas: list[np.ndarray], out: Path | None = None, grain: float = 0
 ) -> dict[str, float]:
-    """Lay the thing over, take it out, compare. PSNR in dB, pumping in 8-bit levels, frames per second."""
-    alphas = [blob_mask(hw, index, num_frames, seed) for index in range(num_frames)]
+    """Lay the thing (its ``alphas`` f32[H,W], one for every frame) over, take it out, compare. PSNR in dB, pumping in 8-bit levels,
+    frames per second."""
+    num_frames = len(alphas)
     with tempfile.TemporaryDirectory() as name:
         path = make_clip(
             Path(name) / "clip.mp4",
@@ -188,6 +194,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, nargs="*", help="pictures for a camera to look at")
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--height", type=int, default=540)
+    parser.add_argument("--radius", type=float, default=0.1, help="the thing's, as a share of the height")
+    parser.add_argument("--rest", action="store_true", help="the thing stands still in the second half")
     parser.add_argument("--grain", type=float, default=0, help="the blend option grain; 0 compares with the plain plate")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
@@ -195,7 +203,8 @@ def main() -> None:
         arguments.folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, footage, hw, count) in enumerate(scenes(arguments)):
         out = None if arguments.folder is None else arguments.folder / f"{Path(name).stem}-{seed}.mp4"
-        found = measure(footage, hw, count, seed, out, arguments.grain)
+        alphas = [blob_mask(hw, index, count, seed, arguments.radius, arguments.rest) for index in range(count)]
+        found = measure(footage, hw, alphas, out, arguments.grain)
         print(
             f"{name:28s} {hw[1]}x{hw[0]}  PSNR {found['psnr']:5.1f} dB, "
             f"{found['still']:.1f} where the footage stands still ({found['share']:.0%}), "

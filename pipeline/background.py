@@ -2,13 +2,14 @@
 
 Every ``KEY_SPACING``-th frame of the clip, and its last one, is a *key*. A key's plate covers what the thing hides in the frames
 around it, in the key's own frame of reference: frames near and far in which that background is in sight are laid onto the key by
-the camera's motion (``pipeline.camera``), then by what is left of it (``pipeline.parallax``), matched in exposure, and the nearest
-of them are averaged without outliers. What no frame shows is made up once for a long stretch, and carried from plate to plate.
+the camera's motion (``pipeline.camera``), then by what is left of it (``pipeline.parallax``), and matched in exposure. Where they
+differ, something moves by itself: what most of them show counts, those near in time the more, and only what agrees with it is
+averaged. What no frame shows is made up once for a long stretch, and carried from plate to plate.
 
-A frame takes its background from the plates of the keys before and after it, laid onto the frame by what surrounds the hole, and
-faded into each other over time: so the background stays as still as the scene itself. Plates lie on a grid of the whole clip and
-read a fixed reach around them, so a frame's background never depends on the range that is rendered. Memory is bounded: a window of
-sample frames and a few plates.
+A frame takes its background from the plates of the keys before and after it (at a cut, of the shot's last or first frame), laid
+onto the frame by what surrounds the hole, and faded into each other over time: so the background stays as still as the scene
+itself. Plates lie on a grid of the whole clip and read a fixed reach around them, so a frame's background never depends on the
+range that is rendered. Memory is bounded: a window of sample frames and a few plates.
 
 Convention: a plate or patch covers whole pixels [x0, x1) x [y0, y1) of its frame and may lie outside the picture.
 """
@@ -48,7 +49,7 @@ REACH_FRAMES = 192
 BLOCK_FRAMES = 128
 """For about so long what no frame shows is made up only once."""
 MAX_VIEWS = 7
-"""Frames that are averaged at a pixel, the nearest ones."""
+"""Frames that are compared at a pixel, the nearest ones."""
 SAMPLE_BYTES = 192 << 20
 """Memory for the frames that plates are made of; where they are large, the reach is shorter."""
 
@@ -60,7 +61,16 @@ SEAM_PX = 5.0
 
 _RING_PX = 48
 """How far around a hole the picture is compared with a plate."""
-_OUTLIER_LEVELS = 10.0
+_BESIDE_STEPS = (-12, -4, 4, 12)
+"""How far from a key it is looked for besides at the nodes: what moves by itself is told best by moments close by."""
+_MAX_BESIDE = 8
+_NEAR_FRAMES = 8.0
+"""At this distance in time what a picture says about a moment counts half, further away by the square of the distance less."""
+_ALIKE_LEVELS = 8.0
+"""Pictures that differ by about this much, over ``_ALIKE_PX`` pixels at half the size, show different things."""
+_ALIKE_PX = 5
+_LEAST_WEIGHT = 1e-4
+"""What a picture unlike the chosen one still weighs: where that one is not seen to its last pixel, the others stand in."""
 _ALMOST = 0.9
 """A nearer view is preferred to one that shows more, if it shows this share of that."""
 _SPARSE_PX = 4
@@ -73,8 +83,8 @@ Roi = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Plate:
-    """Background in the frame of reference of frame ``key``: ``rgb`` u8[h,w,3] over ``roi``; ``num_views`` u8[h,w] says how many
-    frames show it (0: made up), ``is_filled`` bool[h,w] where there is any."""
+    """Background in the frame of reference of frame ``key``: ``rgb`` u8[h,w,3] over ``roi``; ``num_views`` f32[h,w] says of how
+    many frames it is the mean (0: made up), ``is_filled`` bool[h,w] where there is any."""
 
     key: int
     roi: Roi
@@ -106,6 +116,7 @@ class CleanPlates:
         self._frames = FrameStore(clip, max_bytes=SAMPLE_BYTES // 4)
         self._path = CameraPath(self._frames, self._moving_mask)
         self._samples: dict[int, DecodedFrame] = {}
+        self._beside: OrderedDict[int, DecodedFrame] = OrderedDict()
         self._read_until = -1
         self._plates: OrderedDict[tuple[int, bool], Plate] = OrderedDict()
         self._moving_seen: OrderedDict[tuple[int, float], Array] = OrderedDict()
@@ -116,6 +127,7 @@ class CleanPlates:
         with self._guard:
             self._frames.close()
             self._samples.clear()
+            self._beside.clear()
             self._plates.clear()
 
     def patch(self, source: DecodedFrame) -> Patch | None:
@@ -134,7 +146,7 @@ class CleanPlates:
                 if key != source.frame_index:
                     matrix = np.linalg.inv(self._path.refine(key, source.frame_index, np.linalg.inv(matrix)))
             layers.append((weight, plate, matrix))
-        if not layers:  # a shot too short to hold a key
+        if not layers:  # a frame that matches neither key, as in a flash
             with self._guard:
                 layers = [(1.0, self._plate(source.frame_index, is_block=False), np.eye(3))]
         picture, is_scene = source.to_rgb(*around), ~_cut(self._moving(source.frame_index, self._edge_px + SEAM_PX), around)
@@ -191,14 +203,28 @@ class CleanPlates:
     # -- plates -----------------------------------------------------------------------------------------------------------------
 
     def _keys_around(self, frame_index: int) -> list[tuple[int, float]]:
-        """The keys whose plates make a frame, and how much each counts."""
+        """The keys whose plates make a frame, and how much each counts. At a cut the shot's last or first frame is one."""
         before = frame_index // KEY_SPACING * KEY_SPACING
         after = min(before + KEY_SPACING, self._clip.num_frames - 1)
+        with self._guard:
+            if self._path.between(before, after) is None:
+                before, after = self._end_of_shot(frame_index, before), self._end_of_shot(frame_index, after)
         share = (frame_index - before) / max(1, after - before)
         weight = share * share * (3 - 2 * share)
-        if weight == 0:
-            return [(before, 1.0)]
-        return [(before, 1 - weight), (after, weight)]
+        return [(key, each) for key, each in ((before, 1 - weight), (after, weight)) if each > 0]
+
+    def _end_of_shot(self, frame_index: int, toward: int) -> int:
+        """The frame nearest to ``toward``, on the way there from a frame, that is of the same shot."""
+        if self._path.between(frame_index, toward) is not None:
+            return toward
+        inside, outside = frame_index, toward
+        while abs(outside - inside) > 1:
+            middle = (inside + outside) // 2
+            if self._path.between(frame_index, middle) is None:
+                outside = middle
+            else:
+                inside = middle
+        return inside
 
     def _plate(self, key: int, is_block: bool) -> Plate:
         """The plate of a frame, made now if it is not there; the guard is held."""
@@ -221,6 +247,11 @@ class CleanPlates:
             self._report(Progress("looking behind what is removed", number + 1, len(missing)))
             self._samples[index] = self._frames.frame(index)
             self._path.view(index)
+        for index in self._frames_beside(key):
+            self._beside[index] = self._sample(index)
+            self._beside.move_to_end(index)
+            if len(self._beside) > _MAX_BESIDE:
+                self._beside.popitem(last=False)
         oldest = first - BLOCK_FRAMES
         for index in [each for each in self._samples if each < oldest]:
             del self._samples[index]
@@ -248,11 +279,14 @@ class CleanPlates:
         return Plate(key, roi, cv2.convertScaleAbs(rgb), num_views, is_filled, motion)
 
     def _sample(self, index: int) -> DecodedFrame:
-        return self._samples[index] if index in self._samples else self._frames.frame(index)
+        return self._samples.get(index) or self._beside.get(index) or self._frames.frame(index)
+
+    def _frames_beside(self, key: int) -> list[int]:
+        return [key + step for step in _BESIDE_STEPS if 0 <= key + step < self._clip.num_frames]
 
     def _by_distance(self, key: int) -> list[int]:
         nodes = [index for index in self._samples if abs(index - key) <= self._reach]
-        return sorted({key, *nodes}, key=lambda index: (abs(index - key), index))
+        return sorted({key, *self._frames_beside(key), *nodes}, key=lambda index: (abs(index - key), index))
 
     def _hidden_region(self, key: int, is_block: bool) -> tuple[Array, Roi]:
         """What the target hides in the frames that a plate serves, bool[h,w] in the key's frame of reference, and where."""
@@ -355,7 +389,7 @@ class _Views:
         self._counts += is_seen & (self._counts < MAX_VIEWS)
 
     def merge(self) -> tuple[Array, Array, Motion]:
-        """The background f32[h,w,3], in how many pictures it is to be seen u8[h,w], and how it moves."""
+        """The background f32[h,w,3], of how many pictures it is the mean f32[h,w] (0: none shows it), and how it moves."""
         height, width = self.wanted.shape
         flows = self._align()
         counts = np.zeros(self.wanted.shape, np.uint8)
@@ -371,12 +405,10 @@ class _Views:
             counts += is_seen
             pictures.append(picture)
             seen.append(is_seen)
-        rgb = np.zeros((height, width, 3), np.float32)
-        rows = max(1, (1 << 19) // max(1, width * len(pictures)))
-        for top in range(0, height if pictures else 0, rows):
-            strip = slice(top, min(top + rows, height))
-            rgb[strip] = _robust_mean(np.stack([each[strip] for each in pictures]), np.stack([each[strip] for each in seen]))
-        return rgb, counts, Motion.of(self.grid, self.key, [view.frame_index for view in self._views], flows)
+        away = np.array([view.frame_index - self.key for view in self._views], np.float32)
+        nearness = 1 / (1 + (away / np.float32(_NEAR_FRAMES)) ** 2)
+        rgb, num_views = _merge(pictures, seen, nearness) if pictures else (np.zeros((height, width, 3), np.float32), counts * 0.0)
+        return rgb, num_views, Motion.of(self.grid, self.key, [view.frame_index for view in self._views], flows)
 
     def _align(self) -> list[Array]:
         """How the scene at the key moved to every view, f32[h,w,2] each; behind the thing as well."""
@@ -428,18 +460,40 @@ class _Views:
         return next(view for view, count in zip(views, shown, strict=True) if count >= _ALMOST * max(shown))
 
 
-def _robust_mean(pictures: Array, is_seen: Array) -> Array:
-    """The mean f32[h,w,3] of what is near the median, of pictures u8[n,h,w,3] where ``is_seen`` bool[n,h,w]; 0 where none is."""
-    counts = is_seen.sum(axis=0)
-    values = np.where(is_seen[..., None], pictures, np.uint8(255))
-    ordered = np.sort(values, axis=0)  # what is not seen comes last
-    low, high = np.maximum(counts - 1, 0) // 2, counts // 2
-    picked = [np.take_along_axis(ordered, np.minimum(at, len(pictures) - 1)[None, ..., None], axis=0)[0] for at in (low, high)]
-    median = (picked[0].astype(np.float32) + picked[1].astype(np.float32)) / 2
-    near = is_seen[..., None] & (np.abs(pictures.astype(np.float32) - median) <= _OUTLIER_LEVELS)
-    total = near.sum(axis=0)
-    mean = (pictures * near).sum(axis=0, dtype=np.float32) / np.maximum(total, 1)
-    return np.where(total > 0, mean, np.where(counts[..., None] > 0, median, 0)).astype(np.float32)
+def _merge(pictures: Sequence[Array], seen: Sequence[Array], nearness: Array) -> tuple[Array, Array]:
+    """One picture f32[h,w,3] of several u8[h,w,3], each where it is ``seen`` bool[h,w], and of how many it is the mean f32[h,w], 0
+    where none is seen. At every place one is chosen: that which the others bear out best, the more so the nearer in time they are
+    (``nearness`` f32[n]). Those that show the same there are averaged with it."""
+    height, width = seen[0].shape
+    size = max(1, width // 2), max(1, height // 2)
+    small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]
+    shown = [cv2.resize(each.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) == 255 for each in seen]
+    support = np.stack([near * is_shown.astype(np.float32) for near, is_shown in zip(nearness, shown, strict=True)])
+    for one in range(len(small)):
+        for other in range(one):
+            likeness = _likeness(small[one], small[other]) * (shown[one] & shown[other])
+            support[one] += nearness[other] * likeness
+            support[other] += nearness[one] * likeness
+    chosen = support.argmax(axis=0)
+    likely = np.take_along_axis(np.stack(small), chosen[None, ..., None], axis=0)[0]
+    total, squares = np.zeros((2, height, width), np.float32)
+    rgb = np.zeros((height, width, 3), np.float32)
+    for picture, tiny, is_seen, near in zip(pictures, small, seen, nearness, strict=True):
+        likeness = cv2.resize(cv2.blur(_likeness(tiny, likely), (3, 3)), (width, height), interpolation=cv2.INTER_LINEAR)
+        weight = near * (likeness + np.float32(_LEAST_WEIGHT)) * is_seen
+        rgb += weight[..., None] * picture
+        total += weight
+        squares += weight * weight
+    is_any = total > 0
+    return rgb / np.where(is_any, total, 1)[..., None], np.where(is_any, total * total / np.where(is_any, squares, 1), 0)
+
+
+def _likeness(one: Array, other: Array) -> Array:
+    """How alike two pictures u8[h,w,3] are around every pixel, f32[h,w] in 0..1."""
+    away = cv2.boxFilter(cv2.absdiff(one, other), cv2.CV_32F, (_ALIKE_PX, _ALIKE_PX))
+    away = cv2.transform(away, np.full((1, 3), 1 / 3, np.float32))
+    likeness: Array = np.exp(-((away / np.float32(_ALIKE_LEVELS)) ** 2))
+    return likeness
 
 
 # -- laying pictures onto each other ----------------------------------------------------------------------------------------------
