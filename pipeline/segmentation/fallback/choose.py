@@ -12,7 +12,7 @@ from .cut import min_cut
 from .motion import motion_gain, moving_part
 from .outline import color_gain, color_models, cut_band, grow, shrink, tidy
 from .scene import Scene
-from .score import Guess, best_guess, box_features, change_features, region_models
+from .score import Guess, best_guess, box_features, box_reach, change_features, region_models
 from .weigh import Found, PixelClick, refine
 
 EXTENTS = (0.003, 0.008, 0.02, 0.045, 0.09, 0.16, 0.28)
@@ -30,6 +30,9 @@ the outline."""
 
 _FREE = 2.0
 """Times the area that a correction is tried with: what lies beyond stays as it was."""
+
+_REACH = 0.5
+"""Of a box, which is drawn around a whole thing: the share of its width and of its height that the thing has at least."""
 
 _BANDS_PX = (12, 5)
 _PIXEL_MOTION = 0.6
@@ -98,8 +101,16 @@ def _finish(scene: Scene, prompt: Prompt, marks: Marks, gain: Array, pull: Array
     in_box = None if prompt.box_px is None else ~_outside_box(prompt, mask.shape)
     found = Found(mask, guess.votes, gain, in_box, clicks)
     mask, confidence = refine(scene, found, marks.inside_px, marks.outside_px)
+    if in_box is not None:
+        ways = mask, found.mask, guess.chosen[scene.regions.labels] & in_box
+        mask = next((way for way in ways if box_reach(_within(way, in_box)) >= _REACH), mask)
     guess = replace(guess, chosen=scene.regions.mean(mask.astype(float)) > 0.5)
     return Answer(mask, confidence, guess, gain, pull, tuple(clicks))
+
+
+def _within(mask: Array, in_box: Array) -> Array:
+    """The part of ``mask`` bool[h,w] in the box ``in_box`` bool[h,w], at the size of the box."""
+    return mask[np.ix_(in_box.any(axis=1), in_box.any(axis=0))]
 
 
 def _outside_box(prompt: Prompt, hw: tuple[int, int]) -> Array:
@@ -202,10 +213,12 @@ def _from_box(scene: Scene, marks: Marks, gain: Array, outside_box: Array) -> Gu
     still = np.zeros_like(moves)  # what moves may lie
     found = [_settle(scene, marks, told, start) for told in (moves, still) for start in starts]
     found += [_settle(scene, marks, moves, start, rounds=1) for start in scene.tree.apart_from(marks.outside)]
-    guesses = [chosen for chosen in found if chosen.any()]
-    if not guesses:
-        return Guess(allowed, allowed.astype(float))
     view = slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1)
+    guesses = [chosen for chosen in found if box_reach(chosen[regions.labels[view]]) >= _REACH]
+    if not guesses:
+        inner = allowed & (round_ < 1.0)
+        chosen = inner if inner.any() else allowed
+        return Guess(chosen, chosen.astype(float))
     fits = np.array([box_features(chosen[regions.labels[view]]) for chosen in guesses])
     return best_guess(scene, moves, guesses, "box", fits)
 

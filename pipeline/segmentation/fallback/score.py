@@ -105,6 +105,12 @@ def box_features(inside: Array) -> Array:
     return np.array([fill, fill**2, share, share**2, pressed, pressed**2, max(gaps)])
 
 
+def box_reach(inside: Array) -> float:
+    """How much of its box the part ``inside`` bool[h,w] of it spans, 0..1, across or upright, whichever is less."""
+    spans = [np.flatnonzero(inside.any(axis=axis)) for axis in (0, 1)]
+    return min(float(np.ptp(span) + 1) / inside.shape[1 - axis] if len(span) else 0.0 for axis, span in enumerate(spans))
+
+
 def change_features(area: float, depth_px: float) -> Array:
     """f64[2] of the ``area`` that a correction changes, ``depth_px`` from the outline: it should be what a click in the middle of
     all that is wrong means."""

@@ -37,7 +37,7 @@ class FallbackSegmenter:
     """
 
     name = "fallback"
-    key = "fallback 3"
+    key = "fallback 4"
 
     def __init__(self) -> None:
         self._pictures: _Kept[Picture] = _Kept(_KEPT_PICTURES)

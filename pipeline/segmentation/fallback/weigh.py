@@ -20,7 +20,7 @@ _REACH_PX = 40
 _MARGIN, _MARGIN_PX = 0.25, 12
 """How far beyond the thing cues are weighed: a share of its size, and pixels."""
 
-_STRENGTH = 1.2
+_STRENGTH = 1.8
 """Of a unit of log odds, beside the price of an outline."""
 
 _SURE = 4.0
@@ -60,9 +60,9 @@ def window(found: Found) -> tuple[slice, slice]:
 def gather_cues(scene: Scene, found: Found, view: tuple[slice, slice]) -> Array:
     """What speaks for or against every pixel of ``view``, f32[k,h,w]: where it lies to the mask that was cut; how many guesses hold
     it; its colours, pixel by pixel, by superpixel and around it; its motion; how far it is from what is certain; the box, the
-    clicks and the picture's border; whether there is anything to be seen at all."""
+    clicks and the picture's border; whether there is anything to be seen at all; how unlike it is to what lies around it."""
     cues = [*_mask_cues(scene, found, view), *_color_cues(scene, found, view), *_motion_cues(scene, found, view)]
-    cues += [*_distance_cues(scene, found, view), *_prompt_cues(scene, found, view)]
+    cues += [*_distance_cues(scene, found, view), *_prompt_cues(scene, found, view), *_local_cues(scene, found, view)]
     return np.stack(cues).astype(np.float32)
 
 
@@ -70,10 +70,17 @@ def weigh(cues: Array) -> Array:
     """The log odds f32[h,w] that a pixel belongs, from its ``cues`` f32[k,h,w]."""
     numbers = read_numbers()
     values = cues.reshape(len(cues), -1)
-    for layer in "12":
-        values = np.maximum(numbers[f"w{layer}"] @ values + numbers[f"b{layer}"][:, None], 0)
-    odds: Array = (numbers["w3"] @ values + numbers["b3"][:, None]).reshape(cues.shape[1:])
-    return odds
+    odds = np.empty(values.shape[1], np.float32)
+    for start in range(0, len(odds), _AT_ONCE):
+        layer = values[:, start : start + _AT_ONCE]
+        for number in "12":
+            layer = np.maximum(numbers[f"w{number}"] @ layer + numbers[f"b{number}"][:, None], 0)
+        odds[start : start + _AT_ONCE] = (numbers["w3"] @ layer)[0] + numbers["b3"]
+    return odds.reshape(cues.shape[1:])
+
+
+_AT_ONCE = 4096
+"""Pixels that are weighed at once, so that what is in between stays in the processor's cache."""
 
 
 def refine(scene: Scene, found: Found, inside_px: Array, outside_px: Array) -> tuple[Array, float]:
@@ -218,3 +225,42 @@ def _prompt_cues(scene: Scene, found: Found, view: tuple[slice, slice]) -> list[
     lab = scene.picture.lab[view]
     detail = np.abs(lab - _blur(lab, 2.0)).sum(axis=-1)
     return [*cues, np.minimum(border / 10, 1), np.minimum(_blur(detail, 2.0) / 10, 2)]
+
+
+def _local_cues(scene: Scene, found: Found, view: tuple[slice, slice]) -> list[Array]:
+    """How many usual deviations a pixel's colour is away from what surely lies outside near it, and from what surely lies
+    inside near it; thin things differ from the one, however little they fill the superpixels."""
+    lab = scene.picture.lab[view]
+    cues = []
+    for part in _certain(found)[::-1]:
+        off = _unlike_nearby(lab, part[view], 0.2 * found.size_px + 4)
+        cues += [off, _blur(off, 1.5)]
+    return cues
+
+
+_LEAST_SPREAD = 10.0
+"""Squared colour deviation that says nothing even where all is smooth."""
+
+
+def _unlike_nearby(lab: Array, part: Array, reach_px: float) -> Array:
+    """f32[h,w], 0..1: how unlike the colours of ``part`` bool[h,w] within about ``reach_px`` the colours ``lab`` f32[h,w,3] are."""
+    import cv2
+
+    height, width = part.shape
+    if not part.any():
+        return np.zeros(part.shape, np.float32)
+    small = max(2, width // 4), max(2, height // 4)
+
+    def nearby(values: Array) -> Array:
+        """The mean of ``values`` [h,w,k] over the part around every pixel; far away from it, over all of it."""
+        weighed = np.dstack([values * part[..., None], part]).astype(np.float32)
+        kept = cv2.GaussianBlur(cv2.resize(weighed, small, interpolation=cv2.INTER_AREA), (0, 0), reach_px / 4)
+        total = weighed.sum(axis=(0, 1))
+        kept = kept + 1e-3 * total / total[-1]
+        mean = cv2.resize(kept[..., :-1] / kept[..., -1:], (width, height), interpolation=cv2.INTER_LINEAR)
+        return mean.reshape(height, width, -1)
+
+    apart = ((lab - nearby(lab)) ** 2).sum(axis=-1)
+    usual = nearby(apart[..., None])[..., 0]
+    unlike: Array = np.minimum(np.sqrt(apart / (usual + _LEAST_SPREAD)), 6.0) / 6
+    return unlike.astype(np.float32)
