@@ -3,9 +3,9 @@
 Everything is pyramidal Lucas-Kanade (Bouguet 2001) on luma with its local mean and contrast taken out, so that a change of exposure
 does not matter; every match is checked forward and backward. A surface is carried from frame to frame, and at every frame matched
 once more, directly, against the key frame warped to where the surface should be: what is left of the prediction's error is
-corrected there, so that errors do not add up. A homography is corrected as far as its matches bear it out (a Kalman filter): where
-there is nothing to match, it is carried on smoothly instead of following the noise of the matches elsewhere. Where the key frame
-has left the picture, frames tracked on the way (*anchors*) take its place.
+corrected there, so that errors do not add up. A homography is then aligned by all pixels (``alignment``), as far as they bear it
+out (a Kalman filter): where there is nothing to see, it is carried on smoothly instead of following the noise elsewhere. Where the
+key frame has left the picture, frames tracked on the way (*anchors*) take its place.
 
 Convention: points are f64[N,2] as (x, y) in continuous coordinates (pixel ``j`` covers ``[j, j + 1)``) of the picture that they
 were found in; a motion is f64[3,3] and takes points of the first picture to the second.
@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import geometry
+from .alignment import Aligner, Bend, SoftPicture, soften
 from .engines import Report, ignore_progress
 from .types import Array, Follow, MaskTrack, Progress, SurfaceKind, SurfaceMotion, lock_array
 
 if TYPE_CHECKING:
     from .media import FrameStore
 
-METHOD = "2"
+METHOD = "3"
 """Version of the method, for caches: a new number for whatever may change a matrix."""
 
 WORK_SIDE_PX = 960
@@ -464,13 +465,13 @@ _ANCHOR_VISIBLE = 0.6
 
 _ANCHOR_GROWTH = 1.4
 _MAX_ANCHORS = 24
-_STEP_NOISE_PX = 0.3
+_STEP_NOISE_PX = 1.0
 """How far off a match from one frame to the next counts as being: more than it is, since neighbours err together."""
 
 _KEY_NOISE_PX = 0.5
 """The same for a match with an anchor."""
 
-_NOISE_FLOOR_PX = 0.03
+_NOISE_FLOOR_PX = 0.1
 """What every step adds to the doubt however many matches there are."""
 
 _BEND_PX = 0.5
@@ -482,11 +483,13 @@ _LARGEST_STEP = 1.35
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Anchor:
-    """A picture in which the surface is known: ``matrix`` f64[3,3] takes the key frame to it, ``points`` f64[N,2] are features."""
+    """A picture in which the surface is known: ``matrix`` f64[3,3] takes the key frame to it, ``points`` f64[N,2] are features;
+    ``soft`` is the same picture as it is aligned."""
 
     picture: _Picture
     matrix: Array
     points: Array
+    soft: SoftPicture
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -557,7 +560,8 @@ def _to_clip(matrices: Array, pictures: _Pictures) -> Array:
 
 def _origin(pictures: _Pictures, follow: Follow) -> _Anchor:
     picture = pictures.read(follow.key_frame)
-    return _Anchor(picture, np.eye(3), find_features(picture.gray, _usable(picture, _outline(pictures, follow), np.eye(3))))
+    points = find_features(picture.gray, _usable(picture, _outline(pictures, follow), np.eye(3)))
+    return _Anchor(picture, np.eye(3), points, soften(picture.gray, picture.allowed))
 
 
 def _outline(pictures: _Pictures, follow: Follow) -> Array | None:
@@ -586,39 +590,8 @@ def _usable(picture: _Picture, outline: Array | None, matrix: Array) -> Array | 
     return inside if picture.allowed is None else inside & picture.allowed
 
 
-class _Bend:
-    """Homographies near the identity as eight numbers, scaled so that each moves the picture by so many pixels (root mean square).
-
-    A *doubt* f64[8,8] is the covariance of these numbers, in square pixels.
-    """
-
-    def __init__(self, hw: tuple[int, int]) -> None:
-        height, width = hw
-        self._from_unit = np.array([[max(hw) / 2, 0, width / 2], [0, max(hw) / 2, height / 2], [0, 0, 1.0]])
-        self._to_unit = np.linalg.inv(self._from_unit)
-        x, y = np.meshgrid(np.linspace(0, width, 5), np.linspace(0, height, 4))
-        self._even = np.eye(8)
-        rows = self._rows(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(-1, 8)
-        _, upper = np.linalg.qr(rows / np.sqrt(x.size))
-        self._even = np.linalg.inv(upper)
-        alike = np.array(
-            [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 1, 0, 0], [0, 0, -1, 0, 1, 0, 0, 0.0]]
-        )
-        basis, _ = np.linalg.qr(upper @ alike.T)
-        self._alike = basis @ basis.T
-        self._unlike = np.eye(8) - self._alike
-
-    def _rows(self, points: Array) -> Array:
-        """How far each of the eight numbers moves points f64[N,2]: f64[N,2,8]."""
-        x, y = geometry.apply_map(self._to_unit, points).T
-        one, zero = np.ones_like(x), np.zeros_like(x)
-        rows = np.array([[one, x, y, zero, zero, zero, x * x, x * y], [zero, zero, zero, one, x, y, x * y, y * y]])
-        return np.moveaxis(rows, 2, 0) @ self._even
-
-    def _map(self, numbers: Array) -> Array:
-        a, b, c, d, e, f, g, h = self._even @ numbers / self._from_unit[0, 0]
-        unit = np.array([[1 + b, c, a], [e, 1 + f, d], [-g, -h, 1.0]])
-        return self._from_unit @ unit @ self._to_unit
+class _Settler(Bend):
+    """Homographies as their matches bear them out."""
 
     def settle(
         self,
@@ -639,22 +612,22 @@ class _Bend:
         share = np.clip(1 - (error / (4.685 * sigma)) ** 2, 0, None) ** 2
         share = share if weights is None else share * weights
         if doubt is None:
-            base, hold = _weighted_fit(matrix, points, found, "similarity", share), self._unlike / _BEND_PX**2
+            base, hold = _weighted_fit(matrix, points, found, "similarity", share), self.unlike / _BEND_PX**2
         else:
             shift = ((geometry.apply_map(matrix, points) - points) ** 2).sum(axis=1)
             beyond = max(0.0, float(np.sqrt(shift.mean())) - 1.0)
-            wider = beyond**2 * self._alike + min(beyond, _BEND_PX) ** 2 * self._unlike
+            wider = beyond**2 * self.alike + min(beyond, _BEND_PX) ** 2 * self.unlike
             base, hold = np.eye(3), np.linalg.inv(doubt + wider + np.eye(8) * 1e-6)
         share = share / noise_px**2
         hold = hold + np.eye(8) * 1e-9
         numbers = np.zeros(8)
         for _ in range(2):
-            there = geometry.apply_map(self._map(numbers) @ base, points)
-            rows = self._rows(there)
+            there = geometry.apply_map(self.map(numbers) @ base, points)
+            rows = self.rows(there)
             weighted = rows * share[:, None, None]
             known = np.tensordot(weighted, rows, ((0, 1), (0, 1))) + hold
             numbers += np.linalg.solve(known, np.tensordot(weighted, found - there, ((0, 1), (0, 1))) - hold @ numbers)
-        return self._map(numbers) @ base, np.linalg.inv(known)
+        return self.map(numbers) @ base, np.linalg.inv(known)
 
 
 class _SurfaceWalk:
@@ -667,7 +640,8 @@ class _SurfaceWalk:
         self._last, self._matrix, self._is_tracked = origin.picture, origin.matrix, True
         self._seeds = self._carried_seeds = origin.points
         self._usual_seeds = len(origin.points)
-        self._bend, self._doubt = _Bend(pictures.hw), np.zeros((8, 8))
+        self._bend, self._doubt = _Settler(pictures.hw), np.zeros((8, 8))
+        self._aligner = Aligner(self._bend, pictures.hw, origin.soft.soft.shape)
 
     def step(self, frame_index: int) -> tuple[Array, bool]:
         """The matrix f64[3,3] from the key picture to the next frame's picture, and whether the surface was found there."""
@@ -679,8 +653,11 @@ class _SurfaceWalk:
             self._matrix = geometry.normal_map(self._camera(picture) @ self._matrix)
         was_found, self._is_tracked = chain is not None, chain is not None
         matches = [_match_anchor(anchor, picture, self._matrix) for anchor in self._suitable(picture)]
+        doubt = self._doubt
         correction = self._correct(matches, was_found)
         if correction is not None:
+            if self._kind == "homography":
+                correction = self._align(picture, correction, doubt if was_found else None)
             self._matrix, self._is_tracked = geometry.normal_map(correction @ self._matrix), True
         self._last = picture
         if self._is_tracked:
@@ -767,6 +744,25 @@ class _SurfaceWalk:
             matrix, self._doubt = self._bend.settle(matrix, points, found, _KEY_NOISE_PX, weights, doubt)
         return matrix
 
+    def _align(self, picture: _Picture, correction: Array, doubt: Array | None) -> Array:
+        """The correction f64[3,3] that all pixels show, beginning at the one that the matches show.
+
+        ``doubt`` is that of the prediction; without, the matches are what is expected.
+        """
+        suitable = self._suitable(picture)
+        if not suitable:
+            return correction
+        expected, start = (np.eye(3), correction) if doubt is not None else (correction, np.eye(3))
+        doubt = self._doubt if doubt is None else doubt
+        region = None if self._outline is None else _usable(picture, self._outline, correction @ self._matrix)
+        between = expected @ self._matrix @ np.linalg.inv(suitable[0].matrix)
+        soft = soften(picture.gray, picture.allowed)
+        aligned = self._aligner.align(suitable[0].soft, soft, between, start, doubt, region)
+        if aligned is None or not 1 / _LARGEST_STEP < _growth(aligned[0], self._seeds) < _LARGEST_STEP:
+            return correction
+        self._doubt = aligned[1]
+        return aligned[0] @ expected
+
     def _suitable(self, picture: _Picture) -> list[_Anchor]:
         """The oldest anchor that is well in sight (errors add up least), and the newest."""
         seen = [anchor for anchor in self._anchors if _visible_share(anchor, picture, self._matrix) > _LEAST_VISIBLE]
@@ -777,7 +773,8 @@ class _SurfaceWalk:
             return
         if any(self._is_served_by(anchor) for anchor in self._anchors):
             return
-        self._anchors.append(_Anchor(self._last, self._matrix, self._seeds))
+        soft = soften(self._last.gray, self._last.allowed)
+        self._anchors.append(_Anchor(self._last, self._matrix, self._seeds, soft))
 
     def _is_served_by(self, anchor: _Anchor) -> bool:
         between = self._matrix @ np.linalg.inv(anchor.matrix)

@@ -212,6 +212,41 @@ def test_where_there_is_nothing_to_see_the_rest_of_the_picture_decides(tmp_path)
     assert surface.is_tracked.all() and drift_px(surface, maps, range(40)) < 3.0
 
 
+def test_surroundings_help_only_where_they_move_with_the_region(tmp_path):
+    """A board that moves before its surroundings is followed by itself, although there is more to see around it."""
+    import cv2
+
+    maps = camera_path("similarity", 16)
+    true = [each @ geometry.translation([2.0 * np.sin(frame / 5), 1.0 * np.sin(frame / 6)]) for frame, each in enumerate(maps)]
+    board = np.zeros((*HW, 1), np.float32)
+    board[40:140, 90:230] = 1.0
+
+    def image(frame):
+        shown = cv2.warpPerspective(board, geometry.pixel_map(true[frame]), HW[::-1])[..., None]
+        return shown * look(true[frame], seed=1) + (1 - shown) * look(maps[frame])
+
+    frames = film(tmp_path / "board.mp4", image, 16)
+    middle = np.array([[110.0, 60.0], [210.0, 60.0], [160.0, 120.0]])
+    surface = tracking.track_surface(frames, Follow("homography", 0, None, (95.0, 45.0, 225.0, 135.0)), 0, 16)
+    assert surface.is_tracked.all() and drift_px(surface, true, range(16), middle) < 0.6
+
+
+def test_what_is_out_of_focus_is_followed_too(tmp_path):
+    import cv2
+
+    maps = camera_path("homography", 16)
+    sharp = np.zeros((*HW, 1), np.float32)
+    sharp[:, 200:] = 1.0
+
+    def image(frame):
+        shown = cv2.warpPerspective(sharp, geometry.pixel_map(maps[frame]), HW[::-1], borderMode=cv2.BORDER_REPLICATE)[..., None]
+        picture = look(maps[frame]).astype(np.float32)
+        return shown * picture + (1 - shown) * cv2.GaussianBlur(picture, (0, 0), 8)
+
+    surface = tracking.track_surface(film(tmp_path / "soft.mp4", image, 16), Follow("homography"), 0, 16)
+    assert surface.is_tracked.all() and drift_px(surface, maps, range(16)) < 0.7
+
+
 def test_a_cut_loses_the_surface_there_and_the_matrix_stays(tmp_path):
     maps = camera_path("similarity")
     frames = film(tmp_path / "cut.mp4", lambda frame: look(maps[frame], seed=0 if frame < 12 else 1))
