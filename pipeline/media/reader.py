@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from .container import choose_video, open_input
 
 AHEAD = 4
 """Frames that are decoded ahead of the one in use."""
+
+LEADING = 16
+"""Pictures that may come before the key frame that was sought: they are shown before it, but made up from earlier ones."""
 
 NEAR = 48
 """``FrameStore`` steps its open decoder forward up to this many frames rather than seeking."""
@@ -163,10 +167,11 @@ class ClipDecoder:
             try:
                 self._container.seek(wanted - back, stream=self._stream, backward=True)
                 self._frames = self._container.decode(self._stream)
-                first = next(self._frames, None)
+                first = next((each for each in islice(self._frames, LEADING) if each.key_frame), None)
             except av.FFmpegError:
                 return False
-            if first is not None and first.key_frame and first.pts is not None and first.pts <= wanted:
+            # a file may call a picture a key frame that is made up from earlier ones: the decoder calls it corrupt then
+            if first is not None and not first.is_corrupt and first.pts is not None and first.pts <= wanted:
                 position = int(np.searchsorted(self.clip.timestamps, first.pts))
                 if self.clip.timestamps[position] == first.pts:
                     self._pending, self._position = first, position

@@ -10,8 +10,11 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -29,6 +32,7 @@ from pipeline.media import (
     probe_clip,
     read_frames,
     read_metadata,
+    reader,
 )
 from pipeline.media.writer import x264_options
 from pipeline.types import Clip, ColorTags, DecodedFrame, Frame
@@ -471,6 +475,34 @@ def test_frame_store_is_bounded_and_exact(long_clip: Clip) -> None:
     store.close()
 
 
+class CorruptAfterSeeking:
+    """A container whose pictures come out corrupt once it was sought in, as where a decoder lacks what only the first one says."""
+
+    def __init__(self, container: Any) -> None:
+        self._container, self._is_sought = container, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def seek(self, *given: Any, **named: Any) -> None:
+        self._is_sought = True
+        self._container.seek(*given, **named)
+
+    def decode(self, *given: Any) -> Iterator[Any]:
+        for frame in self._container.decode(*given):
+            yield SimpleNamespace(key_frame=frame.key_frame, pts=frame.pts, is_corrupt=True) if self._is_sought else frame
+
+
+def test_where_seeking_spoils_the_pictures_they_are_decoded_from_the_start(long_clip: Clip, monkeypatch) -> None:
+    reference = [frame.image for frame in read_frames(long_clip)]
+    opened = reader.open_input
+    monkeypatch.setattr(reader, "open_input", lambda *given: CorruptAfterSeeking(opened(*given)))
+    store = FrameStore(long_clip)
+    for index in (89, 2, 60):
+        assert np.array_equal(store.frame(index).image, reference[index])
+    store.close()
+
+
 def test_frame_store_serves_many_threads(long_clip: Clip) -> None:
     reference = [frame.image for frame in read_frames(long_clip)]
     store = FrameStore(long_clip, max_bytes=1 << 20)
@@ -490,8 +522,6 @@ def test_frame_store_serves_many_threads(long_clip: Clip) -> None:
 
 
 def test_frame_store_steps_without_seeking(long_clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.media import reader
-
     opened = []
     original = reader.ClipDecoder._open
     monkeypatch.setattr(reader.ClipDecoder, "_open", lambda self: (opened.append(1), original(self))[1])
