@@ -23,12 +23,13 @@ import numpy as np
 from . import geometry
 from .alignment import Aligner, Bend, SoftPicture, soften
 from .engines import Report, ignore_progress
+from .looks import Looks, describe_looks, match_looks
 from .types import Array, Follow, MaskTrack, Progress, SurfaceKind, SurfaceMotion, lock_array
 
 if TYPE_CHECKING:
     from .media import FrameStore
 
-METHOD = "3"
+METHOD = "4"
 """Version of the method, for caches: a new number for whatever may change a matrix."""
 
 WORK_SIDE_PX = 960
@@ -457,6 +458,15 @@ _LEAST_SHARE = 0.25
 _FOUND_AGAIN_SHARE = 0.4
 """The same, for a lost surface to be taken as found again."""
 
+_LEAST_ALIKE = 10
+"""So many features that look alike and agree on one motion say where a lost surface may be."""
+
+_ALIKE_PX = 5.0
+"""How far they may lie from that motion, which is a similarity even where the surface leans."""
+
+_LARGEST_CHANGE = 4.0
+"""By how much a lost surface may have grown or shrunk when it is found again."""
+
 _LEAST_VISIBLE = 0.35
 """The share of an anchor's features in the picture below which it no longer counts."""
 
@@ -642,6 +652,7 @@ class _SurfaceWalk:
         self._usual_seeds = len(origin.points)
         self._bend, self._doubt = _Settler(pictures.hw), np.zeros((8, 8))
         self._aligner = Aligner(self._bend, pictures.hw, origin.soft.soft.shape)
+        self._looks: dict[_Anchor, list[Looks]] = {}
 
     def step(self, frame_index: int) -> tuple[Array, bool]:
         """The matrix f64[3,3] from the key picture to the next frame's picture, and whether the surface was found there."""
@@ -655,6 +666,8 @@ class _SurfaceWalk:
         matches = [_match_anchor(anchor, picture, self._matrix) for anchor in self._suitable(picture)]
         doubt = self._doubt
         correction = self._correct(matches, was_found)
+        if correction is None and not was_found:
+            matches, correction = self._look_for(picture, matches)
         if correction is not None:
             if self._kind == "homography":
                 correction = self._align(picture, correction, doubt if was_found else None)
@@ -664,6 +677,37 @@ class _SurfaceWalk:
             self._seeds = self._new_seeds(matches, correction)
             self._add_anchor()
         return self._matrix, self._is_tracked
+
+    def _look_for(self, picture: _Picture, matches: list[_Matches]) -> tuple[list[_Matches], Array | None]:
+        """A lost surface found again anywhere in the picture: its matches there and their correction. Else ``matches`` and None.
+
+        Looked for are the surface's own features, then all that were around it.
+        """
+        seen, before = describe_looks(picture.gray, picture.allowed), self._matrix
+        for anchor in dict.fromkeys((self._anchors[0], self._anchors[-1])):
+            if anchor not in self._looks:
+                self._looks[anchor] = self._describe(anchor)
+            for looks in self._looks[anchor]:
+                there, here = match_looks(looks, seen)
+                kind: SurfaceKind = "translation" if self._kind == "translation" else "similarity"
+                between, is_alike = estimate_motion(there, here, kind, inlier_px=_ALIKE_PX)
+                is_sure = np.count_nonzero(is_alike) >= _LEAST_ALIKE
+                if not is_sure or not 1 / _LARGEST_CHANGE < _growth(between, there) < _LARGEST_CHANGE:
+                    continue
+                self._matrix = geometry.normal_map(between @ anchor.matrix)
+                found = [_match_anchor(each, picture, self._matrix) for each in self._suitable(picture)]
+                correction = self._correct(found, False)
+                if correction is not None:
+                    return found, correction
+        self._matrix = before
+        return matches, None
+
+    def _describe(self, anchor: _Anchor) -> list[Looks]:
+        """How the surface looks in an anchor, and, where it is not the whole picture, how that looks."""
+        whole = describe_looks(anchor.picture.gray, anchor.picture.allowed)
+        if self._outline is None:
+            return [whole]
+        return [describe_looks(anchor.picture.gray, _usable(anchor.picture, self._outline, anchor.matrix)), whole]
 
     def _chain(self, picture: _Picture) -> Array | None:
         """The motion since the frame before; None where too few features agree on one."""

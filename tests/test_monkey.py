@@ -19,7 +19,7 @@ from pipeline.project import parse_project
 from tests.serving import serving
 from tests.test_page_browser import Visitor, make_material
 
-PLAY_S = float(os.environ.get("MONKEY_S", "60"))
+PLAY_S = float(os.environ.get("MONKEY_S", "25"))
 SEED = int(os.environ.get("MONKEY_SEED", "7"))
 
 KEYS = [

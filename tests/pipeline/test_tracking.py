@@ -247,6 +247,18 @@ def test_what_is_out_of_focus_is_followed_too(tmp_path):
     assert surface.is_tracked.all() and drift_px(surface, maps, range(16)) < 0.7
 
 
+@pytest.mark.parametrize("region", [None, (110.0, 50.0, 210.0, 130.0)])
+def test_what_was_covered_while_the_camera_went_on_is_found_again(tmp_path, region):
+    """Twelve frames show nothing; meanwhile the camera turns further than a surface can be followed without them."""
+    maps = [geometry.translation([min(max(frame - 3, 0), 12) * -10.0, 0]) for frame in range(20)]
+    covered = np.full((*HW, 3), 110, np.uint8)
+    frames = film(tmp_path / "away.mp4", lambda frame: covered if 3 < frame < 15 else look(maps[frame]), 20)
+    surface = tracking.track_surface(frames, Follow("similarity", 0, None, region), 0, 20)
+    assert surface.is_tracked.tolist() == [not 3 < frame < 15 for frame in range(20)]
+    middle = np.array([[120.0, 60.0], [200.0, 120.0]])
+    assert drift_px(surface, maps, [*range(3), *range(15, 20)], middle) < 0.5
+
+
 def test_a_cut_loses_the_surface_there_and_the_matrix_stays(tmp_path):
     maps = camera_path("similarity")
     frames = film(tmp_path / "cut.mp4", lambda frame: look(maps[frame], seed=0 if frame < 12 else 1))
