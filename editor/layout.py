@@ -562,7 +562,7 @@ def _wire_files(page: Page, parts: Parts) -> None:
         return [None, *_work_updates(token, page.upload_clip(token, path)), *_new_run_updates()]
 
     def reference(token: str, path: object, layer: object) -> list[Any]:
-        return [None, *_work_updates(token, page.upload_reference(token, path, layer))]
+        return [None, *_work_updates(token, page.upload_reference(token, path, layer))[: -len(parts.blend)]]
 
     def project(token: str, paths: object) -> list[Any]:
         return [*_work_updates(token, page.open_project(token, paths)), *_new_run_updates()]
@@ -577,7 +577,7 @@ def _wire_files(page: Page, parts: Parts) -> None:
     references = parts.reference_file.upload(
         reference,
         [token, parts.reference_file, parts.here],
-        [parts.reference_file, *outputs],
+        [parts.reference_file, *outputs[: -len(parts.blend)]],  # it changes no blending, which may be changed meanwhile
         js=REFERENCE_HERE,
         **_told_by(parts.reference_file),
     )
