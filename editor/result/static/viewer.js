@@ -243,7 +243,7 @@ class Viewer {
   }
 
   dragWipe(event) {
-    if (!this.value || this.mode !== "wipe" || event.button !== 0) return;
+    if (!this.value || !this.place || this.mode !== "wipe" || event.button !== 0) return; // nothing is painted yet
     const move = (each) => {
       const box = this.stage.getBoundingClientRect();
       this.setWipe((each.clientX - box.left - this.place.x) / this.place.width);
